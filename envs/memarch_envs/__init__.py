@@ -1,0 +1,1 @@
+"""Environments that need memory: gymnasium and numpy only, one file per environment, ids registered here."""

@@ -1,0 +1,40 @@
+"""memarch: everything a model remembers, how it retains it, how it forgets it, and how to check.
+
+    layer = memarch.Yaad(d_model=512, num_heads=8)
+    y, state = layer(x)                     # x, y [B, T, 512]
+    y, state = layer(more, state)           # any split of a sequence gives the same result
+
+Importing memarch loads nothing else: the names below arrive on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memarch.layers import Memora, Miras, Moneta, Yaad
+    from memarch.ops import MirasRule, miras_memory
+
+__version__ = "0.1.0"
+
+__all__ = ["Memora", "Miras", "MirasRule", "Moneta", "Yaad", "__version__", "miras_memory"]
+
+_HOME = {
+    "Memora": "memarch.layers",
+    "Miras": "memarch.layers",
+    "MirasRule": "memarch.ops",
+    "Moneta": "memarch.layers",
+    "Yaad": "memarch.layers",
+    "miras_memory": "memarch.ops",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'memarch' has no attribute {name!r}; it has {', '.join(_HOME)}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
