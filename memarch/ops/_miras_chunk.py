@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _miras_math as fn
 from ._miras_rule import MirasRule
@@ -197,10 +196,14 @@ class ChunkScan(torch.autograd.Function):
         return (o, *final, *last_anchor)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         from ._miras_chunk_backward import scan_backward
 
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "miras_memory has first derivatives only, but create_graph=True asked for its gradient's graph; "
+                "use miras_memory_reference, which autograd differentiates any number of times"
+            )
         return (None, None, *scan_backward(ctx.rule, ctx.num_active, ctx.saved_tensors, grads))
 
 
