@@ -1,5 +1,24 @@
 """Drop-in sequence layers: `y, state = layer(x, state)`."""
 
-from .miras import MIRAS_POINTS, Memora, Miras, MirasLayerState, Moneta, Yaad, miras_point
+from .attention import Attention, AttentionState
+from .block import MemoryBlock
+from .miras import Memora, Miras, MirasLayerState, Moneta, Yaad
+from .miras_points import MIRAS_POINTS, miras_point
+from .registry import MIXERS, build_mixer
+from .swiglu import SwiGLU
 
-__all__ = ["MIRAS_POINTS", "Memora", "Miras", "MirasLayerState", "Moneta", "Yaad", "miras_point"]
+__all__ = [
+    "MIRAS_POINTS",
+    "MIXERS",
+    "Attention",
+    "AttentionState",
+    "Memora",
+    "MemoryBlock",
+    "Miras",
+    "MirasLayerState",
+    "Moneta",
+    "SwiGLU",
+    "Yaad",
+    "build_mixer",
+    "miras_point",
+]

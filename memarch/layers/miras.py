@@ -13,25 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memarch.ops import (
-    DELTANET,
-    ELASTIC_NET,
-    F_DIVERGENCE,
-    GATED_DELTANET,
-    GLA,
-    LINEAR_ATTENTION,
-    MEMORA,
-    MONETA,
-    RETNET,
-    SIGMOID_BREGMAN,
-    TITANS_LMM,
-    TTT_LINEAR,
-    TTT_MLP,
-    YAAD,
-    MirasRule,
-    MirasState,
-    miras_memory,
-)
+from memarch.ops import MEMORA, MONETA, YAAD, MirasRule, MirasState, miras_memory
 
 from ._miras_init import MAX_DECAY, MIN_DECAY, initial_memory, inverse_softplus, step_unit
 
@@ -229,7 +211,9 @@ class Miras(nn.Module):
             cu_seqlens=bounds,
             **gates,  # type: ignore[arg-type]
         )
-        y = (self.output_norm(o) * F.silu(self._to_heads(self.output_gate(x)))).flatten(-2)
+        y = (
+            self.output_norm(o.to(self.output_norm.weight.dtype)) * F.silu(self._to_heads(self.output_gate(x)))
+        ).flatten(-2)
         return self.output(y), MirasLayerState(tail, memory)
 
     def _convolve(self, x: Tensor, tail: Tensor | None, bounds: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -377,44 +361,3 @@ class Memora(Miras):
             gates=gates,
             gate_rank=gate_rank,
         )
-
-
-_POINTS: dict[str, tuple[MirasRule, Decay, Step, Gates]] = {
-    "moneta": (MONETA, "data", "data", "channel"),
-    "yaad": (YAAD, "data", "data", "channel"),
-    "memora": (MEMORA, "data", "data", "channel"),
-    "l2-memory": (MirasRule(), "data", "data", "channel"),
-    "linear-attention": (LINEAR_ATTENTION, "none", "one", "head"),
-    "retnet": (RETNET, "fixed", "one", "head"),
-    "gla": (GLA, "data", "one", "channel"),
-    "deltanet": (DELTANET, "none", "data", "head"),
-    "gated-deltanet": (GATED_DELTANET, "data", "data", "head"),
-    "ttt-linear": (TTT_LINEAR, "none", "data", "head"),
-    "ttt-mlp": (TTT_MLP, "none", "data", "head"),
-    "titans-lmm": (TITANS_LMM, "data", "data", "head"),
-    "elastic-net": (ELASTIC_NET, "data", "data", "channel"),
-    "f-divergence": (F_DIVERGENCE, "data", "data", "channel"),
-    "sigmoid-bregman": (SIGMOID_BREGMAN, "data", "data", "channel"),
-}
-MIRAS_POINTS = tuple(_POINTS)
-"""Names that `miras_point` builds: the models of the paper's Table 1 inside this layer."""
-
-
-def miras_point(name: str, d_model: int, num_heads: int, *, head_dim: int | None = None, chunk_size: int = 16) -> Miras:
-    """A named model of the framework as a layer (its recurrence and gates, in this layer's convolution and output).
-
-    Raises: ValueError for a name that is not in `MIRAS_POINTS`.
-    """
-    if name not in _POINTS:
-        raise ValueError(f"no Miras point is called {name!r}; there are: {', '.join(MIRAS_POINTS)}")
-    rule, decay, step, gates = _POINTS[name]
-    return Miras(
-        d_model,
-        num_heads,
-        rule=rule,
-        head_dim=head_dim,
-        chunk_size=chunk_size,
-        gates=gates,
-        decay=decay,
-        step=step,
-    )

@@ -204,7 +204,8 @@ class ChunkScan(torch.autograd.Function):
                 "miras_memory has first derivatives only, but create_graph=True asked for its gradient's graph; "
                 "use miras_memory_reference, which autograd differentiates any number of times"
             )
-        return (None, None, *scan_backward(ctx.rule, ctx.num_active, ctx.saved_tensors, grads))
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return (None, None, *scan_backward(ctx.rule, ctx.num_active, ctx.saved_tensors, grads))
 
 
 def _buffers(like: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:

@@ -17,9 +17,12 @@ from ._miras_rule import MirasRule
 
 
 class _StateGrads(NamedTuple):
-    """Gradients of one chunk's starting states: where inner gradients are taken, and what accumulates."""
+    """Gradients of one chunk's starting states: where inner gradients are taken, and what accumulates.
 
-    anchor: tuple[Tensor, ...]
+    anchor is None where both are one tensor (identity link, after the first chunk): running then holds the sum.
+    """
+
+    anchor: tuple[Tensor, ...] | None
     running: tuple[Tensor, ...]
 
 
@@ -36,16 +39,26 @@ def scan_backward(
     d_inputs = ChunkInputs(*(None if x is None else torch.zeros_like(x) for x in inputs))  # type: ignore[arg-type]
     step = _mlp_backward if rule.memory == "mlp" else _matrix_backward
     d_anchor: tuple[Tensor, ...] = ()
+    rows = inputs.q.shape[1]
     for j in reversed(range(len(num_active))):
         n = num_active[j]
         ended = num_active[j + 1] if j + 1 < len(num_active) else 0
         now = tuple(s[j, :n] for s in starts)
         anchor = tuple(a[:n] for a in anchors) if j == 0 else now
-        d = step(rule, inputs.at(j, n), anchor, now, d_out[j, :n], [g[:n] for g in d_running], d_inputs.at(j, n))
+        merge = j > 0 and rule.link == "identity"
+        d_end = [g[:n] for g in d_running]
+        d = step(rule, inputs.at(j, n), anchor, now, d_out[j, :n], d_end, d_inputs.at(j, n), merge)
         for i in range(num):
-            d.anchor[i][ended:] += d_last_anchor[i][ended:n]
-            d_running[i][:n] = d.running[i] if j == 0 else d.running[i].add_(d.anchor[i])
-        d_anchor = d.anchor
+            d_start = d.running[i] if d.anchor is None else d.anchor[i]
+            if n > ended:
+                d_start[ended:] += d_last_anchor[i][ended:n]
+            if j > 0 and d.anchor is not None:
+                d.running[i].add_(d.anchor[i])
+            if n == rows:
+                d_running[i] = d.running[i]
+            else:
+                d_running[i][:n] = d.running[i]
+        d_anchor = d.anchor or ()
     return (*d_inputs, *d_anchor, *d_running)
 
 
@@ -54,13 +67,16 @@ def _decay_backward(
 ) -> tuple[Tensor, ...]:
     """Through the state's decay to the chunk's end; adds to d.decay, returns gradients of the running states."""
     last = c.decay[:, -1]
+    if last.shape[-1] == 1:
+        pairs = zip(d_end, running, strict=True)
+        d.decay[:, -1].add_(sum(torch.linalg.vecdot(g.flatten(1), a.flatten(1)) for g, a in pairs).unsqueeze(-1))
+        return tuple(g * last.unsqueeze(2) for g in d_end)
     d_last = torch.einsum("rij,rij->rj", d_end[-1], running[-1])
     d_running: tuple[Tensor, ...] = (d_end[-1] * last.unsqueeze(1),)
     if len(running) == 2:
-        d_last = d_last.sum(-1, keepdim=True) if last.shape[-1] == 1 else d_last
-        d_last = d_last + _fit(torch.einsum("rij,rij->ri", d_end[0], running[0]), last)
+        d_last = d_last + torch.einsum("rij,rij->ri", d_end[0], running[0])
         d_running = (d_end[0] * last.unsqueeze(2), *d_running)
-    d.decay[:, -1].add_(_fit(d_last, last))
+    d.decay[:, -1].add_(d_last)
     return d_running
 
 
@@ -84,6 +100,7 @@ def _mlp_backward(
     do: Tensor,
     d_end: list[Tensor],
     d: ChunkInputs,
+    merge: bool,
 ) -> _StateGrads:
     lq, reads_running = rule.link == "lq", rule.read_mode == "running"
     scales = [fn.link_scale(rule, a) if lq else None for a in anchor]
@@ -142,7 +159,7 @@ def _mlp_backward(
         da2.baddbmm_(dn2.mT, c.q_read)
         d.scores.copy_(torch.bmm(dn2, m.r.mT).neg_())
         dr.baddbmm_(c.scores.mT, dn2, alpha=-1)
-        dw1, dw2 = torch.zeros_like(w1), torch.zeros_like(w2)
+        dw1, dw2 = (da1, da2) if merge else (torch.zeros_like(w1), torch.zeros_like(w2))
     else:
         zq = torch.bmm(c.q, w2.mT)
         hq, gate_q = fn.gelu_parts(zq)
@@ -150,7 +167,9 @@ def _mlp_backward(
         dyq = fn.layer_norm_vjp(do, yq, *fn.layer_norm(yq)[1:])
         dzq = torch.bmm(dyq, w1).mul_(fn.gelu_slope(zq, gate_q))
         d.q.baddbmm_(dzq, w2)
-        dw1, dw2 = torch.bmm(dyq.mT, hq), torch.bmm(dzq.mT, c.q)
+        dw1, dw2 = (da1, da2) if merge else (torch.zeros_like(w1), torch.zeros_like(w2))
+        dw1.baddbmm_(dyq.mT, hq)
+        dw2.baddbmm_(dzq.mT, c.q)
 
     # Inner gradient: R = gelu'(Z) X, X = U W1, U = LN' G, G = rho(E).
     dx = dr * m.slope
@@ -171,6 +190,8 @@ def _mlp_backward(
     dz.addcmul_(dh, m.slope)
     d.k.baddbmm_(dz, w2)
     dw2.baddbmm_(dz.mT, c.k)
+    if merge:
+        return _StateGrads(None, (da1, da2))
     d_anchor = (
         fn.link_vjp(rule, anchor[0], w1, dw1, -1, dscale[0]),
         fn.link_vjp(rule, anchor[1], w2, dw2, -2, dscale[1]),
@@ -186,6 +207,7 @@ def _matrix_backward(
     do: Tensor,
     d_end: list[Tensor],
     d: ChunkInputs,
+    merge: bool,
 ) -> _StateGrads:
     w = fn.link(rule, anchor[0], -2)
     prediction = c.k if rule.bias == "dot" else torch.bmm(c.k, w.mT)
@@ -195,7 +217,7 @@ def _matrix_backward(
     (da,) = _decay_backward(c, d, running, d_end)
     du = torch.bmm(c.k_write, d_end[0].mT).neg_()
     d.k_write.baddbmm_(u, d_end[0], alpha=-1)
-    dscale, dw = None, torch.zeros_like(w)
+    dscale, dw = None, da if merge else torch.zeros_like(w)
     if rule.read_mode == "running":
         dn = do
         if rule.link == "lq":
@@ -214,4 +236,6 @@ def _matrix_backward(
     if rule.bias != "dot":
         d.k.copy_(torch.bmm(de, w))
         dw.baddbmm_(de.mT, c.k)
+    if merge:
+        return _StateGrads(None, (da,))
     return _StateGrads((fn.link_vjp(rule, anchor[0], w, dw, -2, dscale),), (da,))

@@ -249,6 +249,26 @@ def miras_memory(
     choose_backend("miras", backend, q)
     dtype = _compute_dtype(q, log_decay, step_size, *weights)
     state = initial_state(rule, weights, bounds.numel() - 1, chunk_size) if state is None else state
+    with torch.autocast(q.device.type, enabled=False):
+        tokens = (q, k, v, log_decay, step_size, threshold, log_momentum)
+        return _chunked(rule, chunk_size, state, bounds, dtype, *tokens)
+
+
+def _chunked(
+    rule: MirasRule,
+    chunk_size: int,
+    state: MirasState,
+    bounds: Tensor,
+    dtype: torch.dtype,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    step_size: Tensor,
+    threshold: Tensor | None,
+    log_momentum: Tensor | None,
+) -> tuple[Tensor, MirasState]:
+    """Lay tokens out by chunks, take the path that the rule has, lay the result back."""
     grid = Grid(bounds, state.position, chunk_size, q.shape[2])
     qc, kc, vc, log_a, eta = (grid.to_chunks(x).to(dtype) for x in (q, k, v, log_decay, step_size))
     delta = None if threshold is None else grid.to_chunks(threshold).to(dtype)

@@ -120,10 +120,10 @@ BUGS = {
         "return de, 0 * delta",
         "yaad",
     ),
-    "decay of the state's gradient": (_miras_chunk_backward, "d_end[0] * last.unsqueeze(2)", "d_end[0]", "mlp-l2"),
+    "decay of the state's gradient": (_miras_chunk_backward, "g * last.unsqueeze(2) for g", "g for g", "mlp-l2"),
     "last anchor's gradient": (
         _miras_chunk_backward,
-        "d.anchor[i][ended:] += d_last_anchor[i][ended:n]",
+        "d_start[ended:] += d_last_anchor[i][ended:n]",
         "pass",
         "mlp-l2",
     ),
