@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from memarch.ops import MEMORA, MONETA, YAAD, MirasRule, MirasState, miras_memory
 
-from ._miras_init import MAX_DECAY, MIN_DECAY, initial_memory, inverse_softplus, step_unit
+from ._miras_init import (
+    INITIAL_THRESHOLD,
+    initial_decays,
+    initial_memory,
+    initial_step,
+    inverse_softplus,
+    step_unit,
+    threshold_unit,
+)
 
 Gates = Literal["channel", "head"]
 Decay = Literal["data", "fixed", "none"]
@@ -56,7 +64,7 @@ class Miras(nn.Module):
         conv_size: taps of the causal convolution; 1 leaves it out.
         gates: "channel" (the paper's) or "head": one decay and one step size for each channel, or for each head.
         gate_rank: rank of the gates' projections.
-        decay: "data" a_t = sigmoid(...) from 0.95 to 0.999 at the start; "fixed" RetNet's 1 - 2^(-5-h); "none" a = 1.
+        decay: "data" a_t = sigmoid(...), starting from `initial_decays`; "fixed" RetNet's 1 - 2^(-5-h); "none" a = 1.
         step: "data", in units of the step that corrects a fresh memory's error at once to first order; "one" for "dot".
 
     Paper: alpha_t is exp(`log_decay`), eta_t `step_size`, delta_t `threshold` of `gates(x)`.
@@ -127,21 +135,19 @@ class Miras(nn.Module):
 
     @torch.no_grad()
     def _init_gates(self) -> None:
-        """Gates start the same for all data: forgetting 0.001 to 0.05 a token over the heads, a tenth of a step."""
+        """Gates start the same for all data, where gradients through long sequences stay near one."""
         if self.gate_up is None:
             return
         nn.init.zeros_(self.gate_up.weight)
         biases = dict(zip(self.gate_sizes, self.gate_up.bias.split(list(self.gate_sizes.values())), strict=True))
         for name, bias in biases.items():
             if name == "log_decay":
-                forget = torch.logspace(MIN_DECAY, MAX_DECAY, self.num_heads).repeat_interleave(
-                    bias.numel() // self.num_heads
-                )
-                bias.copy_(torch.logit(1 - forget))
+                decays = initial_decays(self.rule, self.num_heads)
+                bias.copy_(torch.logit(decays.double()).repeat_interleave(bias.numel() // self.num_heads))
             elif name == "step_size":
-                bias.fill_(torch.logit(torch.tensor(0.1)))
+                bias.fill_(torch.logit(torch.tensor(initial_step(self.rule))))
             elif name == "threshold":
-                bias.fill_(inverse_softplus(1.0))
+                bias.fill_(inverse_softplus(INITIAL_THRESHOLD))
             else:
                 bias.zero_()
 
@@ -164,7 +170,7 @@ class Miras(nn.Module):
             out["log_decay"] = torch.zeros_like(per_head)
         out["step_size"] = torch.sigmoid(shaped["step_size"]) * self.step_unit if "step_size" in shaped else per_head
         if "threshold" in shaped:
-            out["threshold"] = F.softplus(shaped["threshold"])
+            out["threshold"] = F.softplus(shaped["threshold"]) * threshold_unit(self.rule, self.head_dim)
         if "log_momentum" in shaped:
             out["log_momentum"] = F.logsigmoid(shaped["log_momentum"])
         return out

@@ -100,9 +100,25 @@ def test_gates_start_where_documented():
     gates = layer.gates(torch.randn(2, 5, 24))
     decay = gates["log_decay"].exp()
     assert decay.shape == (2, 5, 3, 8)
-    assert torch.allclose(decay[0, 0, :, 0], torch.tensor([0.999, 0.99293, 0.95]), atol=1e-4)
+    assert torch.allclose(decay[0, 0, :, 0], torch.tensor([0.999, 1 - 10**-3.5, 0.9999]), atol=1e-6)
     assert torch.allclose(gates["step_size"], 0.1 * layer.step_unit.expand(2, 5, 3, 8))
-    assert torch.allclose(gates["threshold"], torch.ones(2, 5, 3))
+    assert torch.allclose(gates["threshold"], torch.full((2, 5, 3), 2 * 8**0.5))
+    matrix = Yaad(24, 3, memory="matrix", huber="coordinate").gates(torch.randn(1, 2, 24))
+    assert torch.allclose(matrix["log_decay"].exp()[0, 0, :, 0], torch.tensor([0.999, 0.99293, 0.95]), atol=1e-4)
+    assert torch.allclose(matrix["threshold"], torch.full((1, 2, 3, 8), 2.0))
+
+
+@pytest.mark.parametrize("name", ["yaad", "moneta", "memora", "l2-memory"])
+def test_gradients_start_near_one_over_long_sequences(name):
+    """A fresh layer neither explodes nor vanishes through 256 tokens of chunk-wise inner gradients."""
+    layer = miras_point(name, 32, 2)
+    if name == "memora":
+        layer.rule = layer.rule.replace(read="frozen")
+    x = torch.randn(2, 256, 32, requires_grad=True)
+    y, _ = layer(x)
+    (y * torch.randn_like(y)).sum().backward()
+    ratio = (x.grad.norm() / y.norm()).item()
+    assert 0.02 < ratio < 50
 
 
 def test_retnet_decay_is_fixed_and_deltanet_has_none():
