@@ -192,7 +192,7 @@ def test_every_test_starts_from_the_same_seed():
     drawn = torch.rand(3)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(3))
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
 
 
 @pytest.mark.gpu

@@ -1,0 +1,43 @@
+"""The tree of commands. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import memarch
+
+from .demo import demo
+from .generate import generate
+from .info import info
+from .many_values import ManyValuesCommand
+from .train import train_lm
+
+app = typer.Typer(
+    help="Memory architectures for PyTorch: train, sample, inspect.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(help="Train a model.", no_args_is_help=True)
+train.command("lm", cls=ManyValuesCommand)(train_lm)
+app.add_typer(train, name="train")
+app.command()(generate)
+app.command()(info)
+app.command()(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"memarch {memarch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
