@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -105,8 +105,9 @@ class VectorModel(nn.Module):
 
 
 def _mixer(arm: str, budget: Budget) -> nn.Module:
-    if arm == "memora-frozen":
-        return Memora(budget.d_model, budget.num_heads, read="frozen", chunk_size=budget.chunk_size)
+    if arm in ("memora", "memora-frozen"):
+        read: Literal["exact", "frozen"] = "exact" if arm == "memora" else "frozen"
+        return Memora(budget.d_model, budget.num_heads, read=read, chunk_size=budget.chunk_size)
     if arm == "yaad-norm":
         return Yaad(budget.d_model, budget.num_heads, huber="norm", chunk_size=budget.chunk_size)
     return build_mixer(arm, budget.d_model, budget.num_heads, chunk_size=budget.chunk_size)
@@ -180,7 +181,8 @@ def loss_and_score(model: nn.Module, task: Task, batch: tuple[Tensor, Tensor]) -
     given, wanted = batch
     if task.vector_dim:
         recalled = model(given)[:, -wanted.shape[1] :]
-        return F.mse_loss(recalled, wanted), F.cosine_similarity(recalled, wanted, dim=-1).mean()
+        cosine = F.cosine_similarity(recalled, wanted, dim=-1).mean()
+        return 1 - cosine, cosine
     due = wanted != IGNORE
     logits = model(given, due)
     return F.cross_entropy(logits, wanted[due]), (logits.argmax(-1) == wanted[due]).double().mean()

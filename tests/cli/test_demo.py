@@ -45,9 +45,22 @@ def test_the_act_ends_in_a_table_of_equals() -> None:
 
 
 def test_the_budget_decides_the_steps() -> None:
+    assert language_model._steps_in(2.0, 0.3) == 400
+    assert language_model._steps_in(2.0, 60.0) == language_model.MIN_STEPS
+
+
+def test_the_estimate_is_what_was_measured_not_what_was_asked() -> None:
+    options = demo.DemoOptions(minutes=2.0, steps=None, seed=0)
+    assert language_model._estimate(options, 400, 0.3) == " (about 2.0 minutes for yaad here; --steps 400 repeats them)"
+    slow = language_model._estimate(options, 100, 6.0)
+    assert "about 10.0 minutes" in slow and "more than the 2 asked for" in slow
+    assert language_model._estimate(replace(options, steps=5), 5, 0.0) == ""
+
+
+def test_the_budget_is_used_when_no_steps_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model, "MIN_STEPS", 4)
     text = perform(steps=None)
-    assert row(text, "steps") == [str(language_model.MIN_STEPS)] * 2
-    assert f"--steps {language_model.MIN_STEPS} repeats them" in text
+    assert row(text, "steps") == ["4", "4"] and "--steps 4 repeats them" in text
 
 
 def test_every_act_can_be_performed() -> None:

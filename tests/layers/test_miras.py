@@ -17,7 +17,7 @@ LAYERS = {
     "yaad-matrix-heads": lambda: Yaad(24, 3, memory="matrix", huber="norm", gates="head", chunk_size=4),
     "moneta": lambda: Moneta(24, 2, chunk_size=4),
     "memora": lambda: Memora(24, 2, chunk_size=4),
-    "memora-frozen": lambda: Memora(24, 2, read="frozen", chunk_size=4),
+    "memora-exact": lambda: Memora(24, 2, read="exact", chunk_size=4),
     "wide-heads-no-conv": lambda: Yaad(24, 2, head_dim=5, conv_size=1, gate_rank=3, chunk_size=4),
 } | {name: lambda name=name: miras_point(name, 24, 2, chunk_size=4) for name in MIRAS_POINTS[3:]}
 
@@ -112,8 +112,6 @@ def test_gates_start_where_documented():
 def test_gradients_start_near_one_over_long_sequences(name):
     """A fresh layer neither explodes nor vanishes through 256 tokens of chunk-wise inner gradients."""
     layer = miras_point(name, 32, 2)
-    if name == "memora":
-        layer.rule = layer.rule.replace(read="frozen")
     x = torch.randn(2, 256, 32, requires_grad=True)
     y, _ = layer(x)
     (y * torch.randn_like(y)).sum().backward()
@@ -153,7 +151,7 @@ def test_a_full_step_learns_a_pair(name):
     k = F.normalize(torch.randn(64, 1, 1, 16, dtype=torch.float64), dim=-1)
     gate = torch.ones(64, 1, 1, dtype=torch.float64)
     options = {
-        "rule": rule.replace(read="frozen") if rule.gradient_at == "chunk" else rule,
+        "rule": rule,
         "weights": tuple(w.detach() for w in layer.initial_weights()),
         "threshold": gate if rule.needs_threshold else None,
         "log_momentum": -80 * gate if rule.momentum else None,

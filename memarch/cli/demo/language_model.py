@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import statistics
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from memarch.data import decode, default_text
 from memarch.models import MemoryLMConfig, MemoryLMForCausalLM, match_num_parameters
-from memarch.training import LMData, LMSettings, LMTrainer, TrainingResult, prepare_text
+from memarch.training import LMData, LMSettings, LMTrainer, StepReport, TrainerCallback, TrainingResult, prepare_text
 
 from ..errors import expected
 from ..progress import TrainingProgress
@@ -23,7 +23,7 @@ SETTINGS = LMSettings(num_steps=400, batch_size=8, seq_len=256, learning_rate=2e
 PROMPTS = ("The value of", "When a class")
 SAMPLE_TOKENS = 90
 MEMORY_TOKENS = (1_000, 16_000)
-MIN_STEPS = 20
+MIN_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ def run(
     memory = MemoryLMForCausalLM(config)
     attention_config = match_num_parameters(replace(config, mixer="attention"), memory.num_parameters())
     _say(console, f"Text: {data.source}: {data.train.numel():,} tokens to train on, the last tenth held out.")
-    num_steps = options.steps or _steps_in(options.minutes, memory, data, settings)
+    seconds_per_step = 0.0 if options.steps else _seconds_per_step(memory, data, settings)
+    num_steps = options.steps or _steps_in(options.minutes, seconds_per_step)
     settings = replace(
         settings, num_steps=num_steps, warmup_steps=min(settings.warmup_steps, num_steps), seed=options.seed
     )
-    seconds = "" if options.steps else f" (about {options.minutes:g} minutes here; --steps {num_steps} repeats them)"
-    _say(console, f"Both models: {num_steps} steps of {settings.batch_size} x {settings.seq_len} tokens{seconds}.")
+    batch = f"{settings.batch_size} x {settings.seq_len} tokens"
+    _say(console, f"Both models: {num_steps} steps of {batch}{_estimate(options, num_steps, seconds_per_step)}.")
 
     torch.manual_seed(options.seed)
     attention = MemoryLMForCausalLM(attention_config)
@@ -72,16 +73,38 @@ def run(
     console.print(_table(contestants, data, settings, memory_tokens))
 
 
-def _steps_in(minutes: float, model: MemoryLMForCausalLM, data: LMData, settings: LMSettings) -> int:
-    """Steps that fit into the budget, measured on a copy that is thrown away; at least `MIN_STEPS`."""
-    trial = MemoryLMForCausalLM(model.config)
-    warm, timed = 2, 4
-    LMTrainer(trial, data, replace(settings, num_steps=warm, warmup_steps=0, max_eval_tokens=1)).run()
-    start = time.perf_counter()
-    LMTrainer(trial, data, replace(settings, num_steps=timed, warmup_steps=0, max_eval_tokens=1)).run()
-    per_step = (time.perf_counter() - start) / timed
-    steps = int(60 * minutes / per_step)
-    return max(MIN_STEPS, steps // 10 * 10)
+class _StepTimes(TrainerCallback):
+    """Collects how long every step took."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self.tokens_per_step, self.seconds = tokens_per_step, list[float]()
+
+    def on_step(self, report: StepReport) -> None:
+        self.seconds.append(self.tokens_per_step / report.tokens_per_second)
+
+
+def _seconds_per_step(model: MemoryLMForCausalLM, data: LMData, settings: LMSettings) -> float:
+    """Median over a few steps, after two to warm up, on a copy that is thrown away: one hiccup does not decide."""
+    times = _StepTimes(settings.batch_size * settings.seq_len)
+    trial = replace(settings, num_steps=9, warmup_steps=0, max_eval_tokens=1)
+    LMTrainer(MemoryLMForCausalLM(model.config), data, trial, callbacks=[times]).run()
+    return statistics.median(times.seconds[2:])
+
+
+def _steps_in(minutes: float, seconds_per_step: float) -> int:
+    """Steps that fit into the budget, in tens; at least `MIN_STEPS`, or nothing is learned."""
+    return max(MIN_STEPS, int(60 * minutes / seconds_per_step) // 10 * 10)
+
+
+def _estimate(options: DemoOptions, num_steps: int, seconds_per_step: float) -> str:
+    """What the steps will take, from the measurement and not from the wish."""
+    if options.steps:
+        return ""
+    minutes = num_steps * seconds_per_step / 60
+    over = (
+        f", more than the {options.minutes:g} asked for: fewer teach nothing" if minutes > 1.1 * options.minutes else ""
+    )
+    return f" (about {minutes:.1f} minutes for {CONFIG.mixer} here{over}; --steps {num_steps} repeats them)"
 
 
 def _train(
