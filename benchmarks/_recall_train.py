@@ -181,8 +181,7 @@ def loss_and_score(model: nn.Module, task: Task, batch: tuple[Tensor, Tensor]) -
     given, wanted = batch
     if task.vector_dim:
         recalled = model(given)[:, -wanted.shape[1] :]
-        cosine = F.cosine_similarity(recalled, wanted, dim=-1).mean()
-        return 1 - cosine, cosine
+        return F.mse_loss(recalled, wanted), F.cosine_similarity(recalled, wanted, dim=-1).mean()
     due = wanted != IGNORE
     logits = model(given, due)
     return F.cross_entropy(logits, wanted[due]), (logits.argmax(-1) == wanted[due]).double().mean()
