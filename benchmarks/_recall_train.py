@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from memarch.layers.block import MemoryBlock
 from memarch.layers.miras import Memora, Yaad
 from memarch.layers.registry import build_mixer
 
-ARMS = ("moneta", "yaad", "yaad-norm", "memora", "memora-frozen", "l2-memory", "gated-deltanet", "attention")
+ARMS = ("moneta", "yaad", "yaad-mixture", "memora-exact", "memora", "l2-memory", "gated-deltanet", "attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +105,10 @@ class VectorModel(nn.Module):
 
 
 def _mixer(arm: str, budget: Budget) -> nn.Module:
-    if arm in ("memora", "memora-frozen"):
-        read: Literal["exact", "frozen"] = "exact" if arm == "memora" else "frozen"
-        return Memora(budget.d_model, budget.num_heads, read=read, chunk_size=budget.chunk_size)
-    if arm == "yaad-norm":
-        return Yaad(budget.d_model, budget.num_heads, huber="norm", chunk_size=budget.chunk_size)
+    if arm == "memora-exact":
+        return Memora(budget.d_model, budget.num_heads, read="exact", chunk_size=budget.chunk_size)
+    if arm == "yaad-mixture":
+        return Yaad(budget.d_model, budget.num_heads, huber="mixture", chunk_size=budget.chunk_size)
     return build_mixer(arm, budget.d_model, budget.num_heads, chunk_size=budget.chunk_size)
 
 

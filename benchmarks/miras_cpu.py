@@ -242,6 +242,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--arms", nargs="+", default=list(ARMS), choices=ARMS, help="default: all; the baseline is kept"
     )
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[1024, 4096], choices=[1024, 4096], help="default: both"
+    )
     parser.add_argument("--quick", action="store_true", help="T=256 and 2 rounds only, no rows written: a minute")
     parser.add_argument("--check", action="store_true", help="only compare the functions computed, then stop")
     parser.add_argument("--no-memory", action="store_true", help="skip the peak-memory runs")
@@ -266,7 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.check:
         return
     options.arms = [BASELINE, *(a for a in options.arms if a != BASELINE)]
-    cases = ((256, 16), (256, 64)) if options.quick else CASES
+    cases = ((256, 16), (256, 64)) if options.quick else [case for case in CASES if case[0] in options.lengths]
     options.repeats = 2 if options.quick else options.repeats
     path = options.results or (None if options.quick else RESULTS / f"{NAME}.csv")
     rows: list[Row] = []

@@ -12,8 +12,16 @@ from memarch.ops import _miras_math as fn
 from memarch.ops.miras import _inner_gradient, _reference_link, _value
 
 EXPANSION = 4
-INITIAL_THRESHOLD = 2.0
-"""Huber threshold at the start, in units of the root mean square of an error's entries: outliers only."""
+
+
+def initial_threshold(rule: MirasRule) -> float:
+    """Huber threshold at the start, in units of `threshold_unit`.
+
+    A fresh memory's error has entries of root mean square 1. Starting there, about half of the tokens are clipped and the
+    threshold learns at once; where nothing is clipped it has no gradient. Not so "mixture": its step is sqrt(D) times too
+    long just beyond the threshold, so it starts with outliers only.
+    """
+    return 2.0 if rule.huber == "mixture" else 1.0
 
 
 def threshold_unit(rule: MirasRule, head_dim: int) -> float:
@@ -72,7 +80,7 @@ def step_unit(rule: MirasRule, head_dim: int, num_probes: int = 32) -> float:
     k = torch.nn.functional.normalize(torch.randn(num_probes, head_dim, generator=generator).double(), dim=-1)
     e = torch.randn(num_probes, head_dim, generator=generator).double()
     prediction = _value(rule, _reference_link(rule, start), k)
-    delta = torch.full((num_probes,), INITIAL_THRESHOLD * threshold_unit(rule, head_dim)).double()
+    delta = torch.full((num_probes,), initial_threshold(rule) * threshold_unit(rule, head_dim)).double()
     with torch.no_grad():
         grads = _inner_gradient(rule, start, k, prediction - e, delta if rule.needs_threshold else None)
         small = 1e-6 / max(g.abs().max().item() for g in grads)

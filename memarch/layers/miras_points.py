@@ -28,7 +28,7 @@ from .miras import Decay, Gates, Miras, Step
 
 _POINTS: dict[str, tuple[MirasRule, Decay, Step, Gates]] = {
     "moneta": (MONETA, "data", "data", "channel"),
-    "yaad": (YAAD, "data", "data", "channel"),
+    "yaad": (YAAD.replace(huber="norm"), "data", "data", "channel"),
     "memora": (MEMORA, "data", "data", "channel"),
     "l2-memory": (MirasRule(), "data", "data", "channel"),
     "linear-attention": (LINEAR_ATTENTION, "none", "one", "head"),

@@ -14,7 +14,8 @@ from memarch.testing import assert_close
 
 LAYERS = {
     "yaad": lambda: Yaad(24, 2, chunk_size=4),
-    "yaad-matrix-heads": lambda: Yaad(24, 3, memory="matrix", huber="norm", gates="head", chunk_size=4),
+    "yaad-mixture": lambda: Yaad(24, 2, huber="mixture", chunk_size=4),
+    "yaad-matrix-heads": lambda: Yaad(24, 3, memory="matrix", huber="pseudo", gates="head", chunk_size=4),
     "moneta": lambda: Moneta(24, 2, chunk_size=4),
     "memora": lambda: Memora(24, 2, chunk_size=4),
     "memora-exact": lambda: Memora(24, 2, read="exact", chunk_size=4),
@@ -89,7 +90,9 @@ def test_yaad_is_its_published_recurrence():
     q, k, v = (part.unflatten(-1, (2, 12)) for part in mixed.chunk(3, -1))
     q, k = (y / y.norm(dim=-1, keepdim=True) for y in (q, k))
     gates = layer.gates(x)
-    o, _ = miras_memory_reference(q, k, v, rule=YAAD, weights=tuple(layer.memory), chunk_size=4, **gates)
+    o, _ = miras_memory_reference(
+        q, k, v, rule=YAAD.replace(huber="norm"), weights=tuple(layer.memory), chunk_size=4, **gates
+    )
     rms = (o.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     expected = (o / rms * layer.output_norm.weight * F.silu(layer.output_gate(x)).unflatten(-1, (2, 12))).flatten(-2)
     assert_close(layer(x)[0], layer.output(expected), rtol=1e-9, name="y")
@@ -102,10 +105,12 @@ def test_gates_start_where_documented():
     assert decay.shape == (2, 5, 3, 8)
     assert torch.allclose(decay[0, 0, :, 0], torch.tensor([0.999, 1 - 10**-3.5, 0.9999]), atol=1e-6)
     assert torch.allclose(gates["step_size"], 0.1 * layer.step_unit.expand(2, 5, 3, 8))
-    assert torch.allclose(gates["threshold"], torch.full((2, 5, 3), 2 * 8**0.5))
+    assert torch.allclose(gates["threshold"], torch.full((2, 5, 3), 8**0.5))
     matrix = Yaad(24, 3, memory="matrix", huber="coordinate").gates(torch.randn(1, 2, 24))
     assert torch.allclose(matrix["log_decay"].exp()[0, 0, :, 0], torch.tensor([0.999, 0.99293, 0.95]), atol=1e-4)
-    assert torch.allclose(matrix["threshold"], torch.full((1, 2, 3, 8), 2.0))
+    assert torch.allclose(matrix["threshold"], torch.full((1, 2, 3, 8), 1.0))
+    mixture = Yaad(24, 3, huber="mixture").gates(torch.randn(1, 2, 24))
+    assert torch.allclose(mixture["threshold"], torch.full((1, 2, 3), 2 * 8**0.5))
 
 
 @pytest.mark.parametrize("name", ["yaad", "moneta", "memora", "l2-memory"])
@@ -117,6 +122,14 @@ def test_gradients_start_near_one_over_long_sequences(name):
     (y * torch.randn_like(y)).sum().backward()
     ratio = (x.grad.norm() / y.norm()).item()
     assert 0.02 < ratio < 50
+
+
+def test_a_fresh_yaad_clips_some_tokens_and_its_threshold_learns():
+    """A threshold that no error meets would make Yaad an l2 memory for good: it would have no gradient."""
+    layer = Yaad(32, 2)
+    layer(torch.randn(2, 32, 32))[0].square().sum().backward()
+    first_threshold_row = layer.gate_sizes["log_decay"] + layer.gate_sizes["step_size"]
+    assert layer.gate_up.bias.grad[first_threshold_row:].abs().min() > 0
 
 
 def test_retnet_decay_is_fixed_and_deltanet_has_none():
