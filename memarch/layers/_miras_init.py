@@ -17,9 +17,9 @@ EXPANSION = 4
 def initial_threshold(rule: MirasRule) -> float:
     """Huber threshold at the start, in units of `threshold_unit`.
 
-    A fresh memory's error has entries of root mean square 1. Starting there, about half of the tokens are clipped and the
-    threshold learns at once; where nothing is clipped it has no gradient. Not so "mixture": its step is sqrt(D) times too
-    long just beyond the threshold, so it starts with outliers only.
+    A fresh memory's error has entries of root mean square 1. Starting there, about half of the tokens are clipped and
+    the threshold learns at once; where nothing is clipped it has no gradient. Not so "mixture": its step is sqrt(D)
+    times too long just beyond the threshold, so it starts with outliers only.
     """
     return 2.0 if rule.huber == "mixture" else 1.0
 

@@ -308,9 +308,10 @@ class Moneta(Miras):
 class Yaad(Miras):
     """Huber bias with l2 retention (Eq. 26): large errors take a bounded step, so one outlier cannot erase the rest.
 
-    Shapes, state and other arguments: see `Miras`. `huber` is "norm" (Eq. 15): errors longer than delta are shortened to
-    delta. The paper's model is "mixture" (Eq. 26), whose step jumps by sqrt(D) at the threshold: among 10x outliers its
-    recall was lower (benchmarks.recall --op), and with a threshold that typical errors meet its gradients explode.
+    Shapes, state and other arguments: see `Miras`. `huber` is "norm" (Eq. 15): errors longer than delta are shortened
+    to delta. The paper's model is "mixture" (Eq. 26), whose step jumps by sqrt(D) at the threshold: among 10x
+    outliers its recall was lower (benchmarks.recall --op), and with a threshold that typical errors meet its
+    gradients explode.
     """
 
     def __init__(
