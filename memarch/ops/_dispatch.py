@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 
 from torch import Tensor
 
@@ -14,16 +17,19 @@ logger = logging.getLogger("memarch")
 BACKENDS = ("auto", "torch", "triton")
 
 
-def choose_backend(op: str, requested: str | None, like: Tensor) -> str:
+def choose_backend(
+    op: str, requested: str | None, like: Tensor, unsupported: Callable[[ModuleType], str] | None = None
+) -> str:
     """ "torch" or "triton" for operator `op` on tensors like `like`.
 
     Args:
         op: stem of the operator's file, the same in memarch/ops and memarch_kernels.
         requested: "auto", "torch", "triton", or None for the environment variable MEMARCH_BACKEND (default "auto").
         like: a tensor on the device of the call.
+        unsupported: given the module of kernels, why it cannot serve this call; empty if it can.
 
     Raises:
-        ValueError: an unknown backend, or "triton" where there is no kernel.
+        ValueError: an unknown backend, or "triton" where there is no kernel for the call.
     """
     source = "backend" if requested is not None else "MEMARCH_BACKEND"
     backend = requested if requested is not None else os.environ.get("MEMARCH_BACKEND", "auto")
@@ -31,22 +37,31 @@ def choose_backend(op: str, requested: str | None, like: Tensor) -> str:
         raise ValueError(f"{source} must be one of {', '.join(map(repr, BACKENDS))}; got {backend!r}")
     if backend == "torch":
         return "torch"
+    if backend == "auto" and like.device.type != "cuda":
+        return "torch"
     reason = _no_kernel(op)
+    if not reason and unsupported is not None:
+        reason = unsupported(kernels(op))
     if backend == "triton":
         if reason:
             raise ValueError(f"{source}='triton' for {op}: {reason}; use 'auto' or 'torch'")
         return "triton"
-    if like.device.type != "cuda":
-        return "torch"
     if reason:
         _log_once(op, reason)
         return "torch"
     return "triton"
 
 
+def kernels(op: str) -> ModuleType:
+    """The module of Triton kernels for `op`, imported on first use."""
+    return importlib.import_module(f"memarch_kernels.{op}")
+
+
 @cache
 def _no_kernel(op: str) -> str:
     """Why there is no Triton kernel for `op`; empty if there is one."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (Linux on x86-64: pip install triton)"
     try:
         found = importlib.util.find_spec(f"memarch_kernels.{op}") is not None
     except ModuleNotFoundError:

@@ -135,8 +135,8 @@ def pairwise_decay(total: Tensor) -> Tensor:
     return gap.masked_fill(future, float("-inf")).exp()
 
 
-def overflows(log_decay: Tensor) -> bool:
-    """Whether exp(-b) of channel-wise log-decays `[NC, R, C, D]` could overflow, so that pairs must be formed."""
-    if log_decay.dim() < 4:
+def overflows(log_decay: Tensor, step_size: Tensor) -> bool:
+    """Whether exp(-b), formed when either gate is channel-wise `[NC, R, C, D]`, could overflow: then form pairs."""
+    if max(log_decay.dim(), step_size.dim()) < 4:
         return False
     return bool(log_decay.detach().sum(2).min() < -MAX_LOG_RANGE[log_decay.dtype])

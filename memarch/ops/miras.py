@@ -6,6 +6,8 @@ chunk. B batch, T tokens, H heads, D head width, N hidden width of the MLP memor
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,7 @@ from ._miras_grid import Grid, chunk_gates, overflows
 from ._miras_math import ABS_EPS, LN_EPS, SIGN_SHARPNESS
 from ._miras_rule import MirasRule
 from ._miras_state import MirasState, Weights, check_inputs, initial_state
+from ._miras_triton import no_kernel_for, triton_scan
 
 
 def miras_memory_reference(
@@ -246,7 +249,9 @@ def miras_memory(
         state=state,
         cu_seqlens=cu_seqlens,
     )
-    choose_backend("miras", backend, q)
+    unsupported = partial(no_kernel_for, rule, q, log_decay, step_size, chunk_size)
+    if choose_backend("miras", backend, q, unsupported) == "triton":
+        return triton_scan(rule, chunk_size, bounds, state, weights, q, k, v, log_decay, step_size, threshold)
     dtype = _compute_dtype(q, log_decay, step_size, *weights)
     state = initial_state(rule, weights, bounds.numel() - 1, chunk_size) if state is None else state
     with torch.autocast(q.device.type, enabled=False):
@@ -280,7 +285,7 @@ def _chunked(
     if rule.gradient_at == "token":
         o, last = _delta_path(rule, grid, chunk_size, qc, kc, vc, log_a, eta, running)
         running = anchor = (last,)
-    elif rule.momentum or overflows(log_a) or (rule.read_mode == "exact"):
+    elif rule.momentum or overflows(log_a, eta) or (rule.read_mode == "exact"):
         log_m = None if log_momentum is None else grid.to_chunks(log_momentum).to(dtype)
         momentum = None if state.momentum is None else tuple(grid.rows(m.to(dtype)) for m in state.momentum)
         real = grid.to_chunks(torch.ones_like(log_decay[..., 0] if log_decay.dim() == 4 else log_decay)).to(dtype)
@@ -316,7 +321,7 @@ def _delta_path(
             "gradient_at='token' has a chunk form only for memory='matrix', bias='l2', link='identity' without "
             "momentum; for the same function use gradient_at='chunk' with chunk_size=1"
         )
-    if overflows(log_decay):
+    if overflows(log_decay, step_size):
         raise ValueError(
             f"channel-wise log_decay falls by more than the range of {log_decay.dtype} within chunk_size={chunk_size} "
             "tokens; use a smaller chunk_size (the delta rule does not depend on it) or float64"
