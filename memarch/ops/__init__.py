@@ -19,6 +19,7 @@ from ._miras_rule import (
 )
 from ._miras_state import MirasState
 from .miras import miras_memory, miras_memory_reference
+from .miras_step import decoding_state, miras_step, miras_step_reference
 
 __all__ = [
     "DELTANET",
@@ -37,6 +38,9 @@ __all__ = [
     "YAAD",
     "MirasRule",
     "MirasState",
+    "decoding_state",
     "miras_memory",
     "miras_memory_reference",
+    "miras_step",
+    "miras_step_reference",
 ]
