@@ -1,5 +1,6 @@
 """What every test runs under: poisoned scratch memory, one seed, one thread, no GPU assumed."""
 
+import os
 import random
 from collections.abc import Callable, Iterator
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():
+    # Triton looks at this when a kernel is defined: without a GPU, kernels run in its interpreter.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 torch.set_num_threads(1)
 settings.register_profile("memarch", derandomize=True, deadline=None, database=None)
 settings.load_profile("memarch")

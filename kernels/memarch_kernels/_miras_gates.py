@@ -27,24 +27,25 @@ def walk(plan, position, num_sequences, H, C: tl.constexpr, HAS_STATE: tl.conste
 
 @triton.jit
 def chunk_rows(j, h, H, first, last, origin, C: tl.constexpr, BC: tl.constexpr):
-    """Chunk j: `[BC]` rows of this head in the flat `[B T, H]` token axis, and which of them are tokens."""
+    """Chunk j: rows of this head in the flat `[B T, H]` token axis, as (int64 start, `[BC]` int32 offsets), and which
+    of them are tokens."""
     low = tl.maximum(first, origin + j * C)
-    token = low + tl.arange(0, BC)
-    valid = token < tl.minimum(last, origin + (j + 1) * C)
-    return token * H + h, valid
+    count = (tl.minimum(last, origin + (j + 1) * C) - low).to(tl.int32)
+    rows = tl.arange(0, BC)
+    return (low * H + h, rows * H), rows < count
 
 
 @triton.jit
 def load_rows(x, row, valid, columns, D: tl.constexpr):
-    """`[BC, BD]` float32 or DOT-able rows of x, zero outside."""
+    """`[BC, BD]` rows of x in its own type, zero outside."""
     mask = valid[:, None] & (columns < D)[None, :]
-    return tl.load(x + row[:, None] * D + columns[None, :], mask=mask, other=0.0)
+    return tl.load(x + row[0] * D + (row[1][:, None] * D + columns[None, :]), mask=mask, other=0.0)
 
 
 @triton.jit
 def store_rows(x, value, row, valid, columns, D: tl.constexpr):
     mask = valid[:, None] & (columns < D)[None, :]
-    tl.store(x + row[:, None] * D + columns[None, :], value, mask=mask)
+    tl.store(x + row[0] * D + (row[1][:, None] * D + columns[None, :]), value, mask=mask)
 
 
 @triton.jit
@@ -53,7 +54,7 @@ def load_gate(x, row, valid, columns, D: tl.constexpr, CHANNEL: tl.constexpr):
     if CHANNEL:
         gate = load_rows(x, row, valid, columns, D).to(tl.float32)
     else:
-        gate = tl.load(x + row, mask=valid, other=0.0).to(tl.float32)[:, None]
+        gate = tl.load(x + row[0] + row[1], mask=valid, other=0.0).to(tl.float32)[:, None]
     return gate
 
 
@@ -63,7 +64,7 @@ def store_gate(x, value, row, valid, columns, D: tl.constexpr, CHANNEL: tl.const
     if CHANNEL:
         store_rows(x, value, row, valid, columns, D)
     else:
-        tl.store(x + row, tl.sum(value, 1), mask=valid)
+        tl.store(x + row[0] + row[1], tl.sum(value, 1), mask=valid)
 
 
 @triton.jit

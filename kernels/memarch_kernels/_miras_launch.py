@@ -70,6 +70,11 @@ class Sizes(NamedTuple):
         return max(16, triton.next_power_of_2(self.head_dim))
 
     @property
+    def block_hidden(self) -> int:
+        """Hidden units, padded."""
+        return max(16, triton.next_power_of_2(self.hidden_dim))
+
+    @property
     def options(self) -> dict[str, object]:
         """The compile-time arguments that every kernel takes from the sizes."""
         tf32 = self.dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32
@@ -137,3 +142,9 @@ def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]
         whole = rows_couple or rule.link in ("lq", "pnorm_dual", "softmax")
         launch["BV"] = sizes.block_dim if whole else min(64, sizes.block_dim)
     return launch
+
+
+def mlp_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
+    """Warps, stages and hidden tile BN of an MLP kernel."""
+    tile = 32 if sizes.block_dim > 64 else 64
+    return {"num_warps": 8, "num_stages": 1, "BN": min(tile, sizes.block_hidden)}

@@ -13,9 +13,21 @@ import triton
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
-from ._miras_launch import MAX_CHUNK_SIZE, MAX_HEAD_DIM, OPERANDS, Plan, Rule, Sizes, make_plan, matrix_launch
+from ._miras_launch import (
+    MAX_CHUNK_SIZE,
+    MAX_HEAD_DIM,
+    OPERANDS,
+    Plan,
+    Rule,
+    Sizes,
+    make_plan,
+    matrix_launch,
+    mlp_launch,
+)
 from ._miras_matrix import matrix_forward
 from ._miras_matrix_backward import matrix_backward
+from ._miras_mlp import mlp_forward
+from ._miras_mlp_backward import mlp_backward
 
 INTERPRETED = isinstance(matrix_forward, InterpretedFunction)
 """Whether these kernels run in Triton's interpreter, on CPU tensors (TRITON_INTERPRET=1 before triton's import)."""
@@ -174,6 +186,11 @@ class Call:
         return self.q, self.k, self.v, self.log_decay, self.step_size, delta
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """Number of sequences and of heads."""
+        return self.plan.num_sequences, self.num_heads
+
+    @property
     def where(self) -> tuple[Tensor, Tensor]:
         """Plan and positions; missing positions are any pointer."""
         table = self.plan.table
@@ -184,14 +201,30 @@ class Call:
         o, end = torch.empty_like(self.q), self.ends()
         anchors = [] if self.plan.aligned else self.ends()
         saved = self.checkpoints() if save else []
-        launch = matrix_launch(self.sizes, self.rule, backward=False)
-        grid = (self.programs, triton.cdiv(self.sizes.block_dim, launch["BV"]))
-        matrix_forward[grid](
-            *self.tokens, *self.anchor, *self.running, *self.where, o, *end, *(anchors or end), *(saved or end),
-            self.plan.num_sequences, self.num_heads, SAVE=save, STORE_ANCHOR=bool(anchors),
-            **self.options, **launch,
+        flags = {"SAVE": save, "STORE_ANCHOR": bool(anchors)}
+        if self.rule.memory == "matrix":
+            launch = matrix_launch(self.sizes, self.rule, backward=False)
+            matrix_forward[self.programs, triton.cdiv(self.sizes.block_dim, launch["BV"])](
+                *self.tokens, *self.anchor, *self.running, *self.where, o, *end, *(anchors or end), *(saved or end),
+                *self.counts, **flags, **self.options, **launch,
+            )  # fmt: skip
+            return o, end, anchors, saved
+        for e, r in zip(end, self.running, strict=True):
+            e.copy_(r)
+        saved += [self.q.new_empty(self.q.shape, dtype=torch.float32) for _ in range(2 * save)]
+        mlp_forward[(self.programs,)](
+            *self.tokens, *self.anchor, *self.where, o, *end, *(anchors or end), *(saved or (*end, o, o)),
+            *self.scratch(2, 3), *self.counts, N=self.sizes.hidden_dim, **flags, **self.options,
+            **mlp_launch(self.sizes, self.rule, backward=False),
         )  # fmt: skip
         return o, end, anchors, saved
+
+    def scratch(self, num_tiles: int, num_hidden: int) -> tuple[Tensor, Tensor]:
+        """Memory of each program: tiles of tokens to transpose, and rows of hidden units; as operands of products."""
+        dtype = torch.bfloat16 if self.q.dtype == torch.bfloat16 else torch.float32
+        rows = self.sizes.block_chunk
+        tiles = self.q.new_empty(self.programs, num_tiles, rows * max(rows, self.sizes.block_dim), dtype=dtype)
+        return tiles, self.q.new_empty(self.programs, num_hidden, rows, self.sizes.hidden_dim, dtype=dtype)
 
     def backward(
         self,
@@ -203,15 +236,21 @@ class Call:
         """Gradients of q, k, v, log_decay, step_size, threshold and the states."""
         d_tokens = [None if x is None else torch.empty_like(x) for x in (*self.tokens[:5], self.threshold)]
         d_running, d_anchor = self.ends(), self.ends() if self.has_state else []
-        group = self.plan.group if self.plan.group > 1 else 0
-        scratch = [w.new_empty(self.programs * group, *w.shape[-2:]) for w in self.running]
-        matrix_backward[(self.programs,)](
-            *self.tokens, *self.anchor, *self.where, *saved, d_o, *(d_end or d_running), *(d_end_anchor or d_running),
-            *(self.q if d is None else d for d in d_tokens), *(d_anchor or d_running), *d_running, *scratch,
-            self.plan.num_sequences, self.num_heads, HAS_D_END=d_end is not None,
-            HAS_D_ANCHOR=d_end_anchor is not None, **self.options,
-            **matrix_launch(self.sizes, self.rule, backward=True),
-        )  # fmt: skip
+        flags = {"HAS_D_END": d_end is not None, "HAS_D_ANCHOR": d_end_anchor is not None}
+        given = (d_o, *(d_end or d_running), *(d_end_anchor or d_running))
+        wanted = (*(self.q if d is None else d for d in d_tokens), *(d_anchor or d_running), *d_running)
+        states = [w.new_empty(self.programs * self.plan.group, *w.shape[-2:]) for w in self.running]
+        if self.rule.memory == "matrix":
+            matrix_backward[(self.programs,)](
+                *self.tokens, *self.anchor, *self.where, *saved, *given, *wanted, *states, *self.counts,
+                **flags, **self.options, **matrix_launch(self.sizes, self.rule, backward=True),
+            )  # fmt: skip
+        else:
+            mlp_backward[(self.programs,)](
+                *self.tokens, *self.anchor, *self.where, *saved, *given, *wanted, *states, *self.scratch(6, 8),
+                *self.counts, N=self.sizes.hidden_dim, **flags, **self.options,
+                **mlp_launch(self.sizes, self.rule, backward=True),
+            )  # fmt: skip
         if not self.has_state:
             return (*d_tokens, *(d.sum(0) for d in d_running))
         return (*d_tokens, *d_anchor, *d_running)
