@@ -26,6 +26,8 @@ class Target(NamedTuple):
     shared_limit: int
 
 
+DEFAULTS: dict[str, Any] = {"num_warps": 4, "num_stages": 3, "maxnreg": None}
+"""Triton's launch options that decide what the compiler makes of a kernel."""
 TARGETS = {"sm_90": Target(90, 227 * 1024), "sm_80": Target(80, 163 * 1024)}
 
 
@@ -44,12 +46,13 @@ class Usage:
 class Compiled:
     """One kernel as launched; `error` says why the compiler failed, empty if it did not.
 
-    tiles: the compile-time sizes named B and a letter.
+    maxnreg: the launch's limit of registers, None if it sets none. tiles: the compile-time sizes named B and a letter.
     """
 
     kernel: str
     num_warps: int
     num_stages: int
+    maxnreg: int | None
     tiles: str
     shared_bytes: int = 0
     usage: Usage = Usage()
@@ -103,7 +106,7 @@ def compiling(
     Args:
         target: see TARGETS.
         wanted: of a kernel's name, whether to compile it; other launches do nothing.
-        changes: arguments and launch options to replace, by name, where a launch has them.
+        changes: arguments and launch options to replace, by name. A launch that has no such argument raises ValueError.
 
     Raises:
         ValueError: TRITON_INTERPRET is set: then there are no kernels to compile.
@@ -119,7 +122,11 @@ def compiling(
     def record(self: Any, *args: object, grid: object, warmup: bool, **options: Any) -> None:
         if not wanted(self.__name__):
             return
-        options |= {name: value for name, value in (changes or {}).items() if name in options}
+        for name in changes or ():
+            if name not in (*self.arg_names, *DEFAULTS):
+                known = ", ".join([*(p.name for p in self.params if p.is_constexpr), *DEFAULTS])
+                raise ValueError(f"{self.__name__} takes no {name}, only {known}")
+        options |= changes or {}
         named = {name: value for name, value in options.items() if name in self.arg_names}
         # A launch that does not fit the kernel's parameters is the host's mistake: it goes back to the host.
         self.signature.bind(*args, **named)
@@ -142,17 +149,24 @@ def _compile(
     args: tuple[object, ...],
     grid: object,
     named: Mapping[str, object],
-    options: Mapping[str, object],
+    options: Mapping[str, Any],
 ) -> Compiled:
     tiles = " ".join(f"{name}={value}" for name, value in named.items() if re.fullmatch("B[A-Z]", name))
-    warps, stages = (int(str(options.get(name, default))) for name, default in (("num_warps", 4), ("num_stages", 3)))
+    launched = {**DEFAULTS, **{name: options[name] for name in DEFAULTS if name in options}}
     try:
         binary, log = _binary_and_log(launch, kernel, args, grid, options)
         usage = parse_ptxas(log)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
-        return Compiled(kernel.__name__, warps, stages, tiles, error=reason)
-    return Compiled(kernel.__name__, warps, stages, tiles, binary.metadata.shared, usage, binary.asm["cubin"])
+        return Compiled(kernel.__name__, tiles=tiles, error=reason, **launched)
+    return Compiled(
+        kernel.__name__,
+        tiles=tiles,
+        shared_bytes=binary.metadata.shared,
+        usage=usage,
+        cubin=binary.asm["cubin"],
+        **launched,
+    )
 
 
 def _binary_and_log(

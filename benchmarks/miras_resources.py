@@ -3,6 +3,7 @@
 The operator's own host code runs on tensors without memory; each kernel it would launch is compiled for sm_90 (H100)
 and sm_80 (A100) instead. Figures are ptxas's: registers, stack and spills in bytes per thread (0 is the aim), and
 Triton's: shared memory of a block. "serial": Hopper's matrix products wait for each other, for want of registers.
+"maxnreg": the launch's limit of registers; without one, ptxas may fall to 32 registers where it has to spill much.
 
 The rows file is written as a whole by a run of all cases and left alone by every other run; --results writes the rows
 of any run to a file of your choice. Compiled kernels are kept in Triton's cache. Two cores, nothing cached: 15 minutes.
@@ -143,6 +144,7 @@ def row_of(case: Case, compiled: Compiled) -> dict[str, object]:
         "target": case.target,
         "num_warps": compiled.num_warps,
         "num_stages": compiled.num_stages,
+        "maxnreg": compiled.maxnreg or "",
         "tiles": compiled.tiles,
         "registers": usage.registers,
         "shared_bytes": compiled.shared_bytes,
