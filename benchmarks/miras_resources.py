@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -24,14 +25,14 @@ import triton
 from benchmarks._harness import RESULTS, machine, table
 from benchmarks._resources import TARGETS, Compiled, compiling
 from memarch.ops import MEMORA, MONETA, YAAD, MirasRule
+from memarch.ops._dispatch import kernels
 from memarch.ops._miras_rule import Memory
-from memarch.ops._miras_triton import triton_scan
+from memarch.ops._miras_triton import _kernel_rule, triton_scan
 
 NAME = "miras_resources"
 # As in training: the sizes decide the arguments' divisibility and the chunks a checkpoint, nothing else.
 BATCH, LENGTH, HEADS, EXPANSION = 8, 4096, 16, 4
 HEAD_DIMS: dict[Memory, tuple[int, ...]] = {"matrix": (16, 48, 64, 96, 128), "mlp": (32, 48, 64, 96, 128)}
-CHUNKS = (16, 32, 64)
 RULES = {"yaad": replace(YAAD, huber="norm"), "moneta": MONETA, "memora": MEMORA}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -59,40 +60,54 @@ class Case:
         return replace(RULES[self.rule], memory=self.memory)
 
 
-def scan(case: Case) -> None:
-    """A training step of `miras_memory`: forward that saves, then backward."""
+def tensor(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) -> torch.Tensor:
+    """A tensor without memory."""
+    return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=grad)
 
-    def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
 
-    per_head, per_channel = (BATCH, LENGTH, HEADS), (BATCH, LENGTH, HEADS, case.head_dim)
-    q, k, v = (tensor(*per_channel, dtype=DTYPES[case.dtype]) for _ in range(3))
-    log_decay, step_size = (tensor(*(per_channel if case.gates == "channel" else per_head)) for _ in range(2))
+def tokens(case: Case, batch: int, length: int, *, grad: bool) -> tuple[torch.Tensor | None, ...]:
+    """q, k, v, log_decay, step_size and the threshold, None where the loss has none."""
+    per_head = (batch, length, HEADS)
+    per_channel = (*per_head, case.head_dim)
+    gates = per_channel if case.gates == "channel" else per_head
+    qkv = (tensor(*per_channel, dtype=DTYPES[case.dtype], grad=grad) for _ in range(3))
+    threshold = tensor(*per_head, grad=grad) if case.miras_rule.bias == "huber" else None
+    return (*qkv, *(tensor(*gates, grad=grad) for _ in range(2)), threshold)
+
+
+def weights(case: Case, *leading: int, grad: bool) -> tuple[torch.Tensor, ...]:
+    """The memory's weights."""
     wide = EXPANSION * case.head_dim
     shapes = {"matrix": [(case.head_dim,) * 2], "mlp": [(case.head_dim, wide), (wide, case.head_dim)]}
-    o, _ = triton_scan(
-        case.miras_rule,
-        case.chunk_size,
-        torch.arange(BATCH + 1) * LENGTH,
-        None,
-        tuple(tensor(HEADS, *shape) for shape in shapes[case.memory]),
-        q,
-        k,
-        v,
-        log_decay,
-        step_size,
-        tensor(*per_head) if case.miras_rule.bias == "huber" else None,
-    )
+    return tuple(tensor(*leading, *shape, grad=grad) for shape in shapes[case.memory])
+
+
+def scan(case: Case) -> None:
+    """A training step of `miras_memory`: forward that saves, then backward."""
+    bounds = torch.arange(BATCH + 1) * LENGTH
+    start = weights(case, HEADS, grad=True)
+    given: Any = tokens(case, BATCH, LENGTH, grad=True)
+    o, _ = triton_scan(case.miras_rule, case.chunk_size, bounds, None, start, *given)
     o.backward(torch.empty_like(o))
 
 
-HOSTS: tuple[Callable[[Case], None], ...] = (scan,)
-"""What launches the kernels: functions of a case that run host code up to its `kernel[grid](...)`, on meta tensors."""
+def step(case: Case) -> None:
+    """A decoded token: `miras_step`."""
+    position = torch.empty(BATCH, dtype=torch.int64, device="meta")
+    given = tokens(case, BATCH, 1, grad=False)
+    anchor, running = (weights(case, BATCH, HEADS, grad=False) for _ in range(2))
+    module = kernels("miras_step")
+    rule = _kernel_rule(module, case.miras_rule, running[0].shape[-1])
+    module.step_in_place(rule, case.chunk_size, position, *given, anchor, running)
+
+
+HOSTS: dict[Callable[[Case], None], tuple[int, ...]] = {scan: (16, 32, 64), step: (64,)}
+"""What launches the kernels, with its chunk sizes: functions of a case that run host code up to `kernel[grid](...)`."""
 
 
 def cases(targets: Sequence[str], memories: Sequence[Memory], head_dims: Sequence[int] | None) -> Iterator[Case]:
     """All cases: every width and chunk size for YAAD in bfloat16, the other rules, float32 and channel gates at 64."""
-    for host in HOSTS:
+    for host, chunks in HOSTS.items():
         for memory in memories:
             for head_dim in HEAD_DIMS[memory]:
                 if head_dims is not None and head_dim not in head_dims:
@@ -102,7 +117,7 @@ def cases(targets: Sequence[str], memories: Sequence[Memory], head_dims: Sequenc
                     kinds += [("fp32", "yaad", "head"), ("bf16", "yaad", "channel")]
                     kinds += [("bf16", "moneta", "head"), ("bf16", "memora", "head")]
                 for kind in kinds:
-                    for chunk_size in CHUNKS:
+                    for chunk_size in chunks:
                         for target in targets:
                             yield Case(host, memory, head_dim, chunk_size, *kind, target)
 

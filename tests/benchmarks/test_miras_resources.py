@@ -36,21 +36,22 @@ A_ROW = {
     "spill_stores": 0, "spill_loads": 0, "shared_bytes": 7, "fits": "true", "error": "",
 }  # fmt: skip
 
-# What a kernel's host code looks like to the tool, and everything that ptxas's log should agree with in the binary.
+# Figures of a training step's forward and of a decoded token, the forward's binary and what cuobjdump says of it.
 INSPECT = """
-import subprocess, torch
+import subprocess
 from triton import knobs
 from benchmarks._resources import TARGETS, compiling
-from benchmarks.miras_resources import Case, scan
+from benchmarks.miras_resources import Case, scan, step
 
-case = Case(scan, "matrix", 32, 16, "bf16", "yaad", "head", "sm_80")
-with compiling(TARGETS["sm_80"], wanted=lambda name: name == "matrix_forward") as found:
-    scan(case)
-(compiled,) = found
+for host in (step, scan):
+    case = Case(host, "matrix", 32, 16, "bf16", "yaad", "head", "sm_80")
+    with compiling(TARGETS["sm_80"], wanted=lambda name: name != "matrix_backward") as found:
+        host(case)
+    (compiled,) = found
+    usage = compiled.usage
+    print(compiled.kernel, usage.registers, usage.stack_bytes, usage.spill_stores, usage.spill_loads)
 with open(PATH, "wb") as file:
     file.write(compiled.cubin)
-usage = compiled.usage
-print(usage.registers, usage.stack_bytes, usage.spill_stores, usage.spill_loads)
 command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", PATH]
 print(subprocess.run(command, capture_output=True, text=True).stdout)
 """
@@ -106,7 +107,8 @@ def test_cases_cover_every_width_chunk_and_rule():
         *(("matrix", d) for d in (16, 48, 64, 96, 128)),
         *(("mlp", d) for d in (32, 48, 64, 96, 128)),
     }
-    assert len(found) == len(set(found)) == 2 * (5 + 4) * 3
+    assert len(found) == len(set(found)) == 2 * (5 + 4) * (3 + 1)
+    assert {c.chunk_size for c in found if c.host is miras_resources.scan} == {16, 32, 64}
     kinds = {(c.dtype, c.rule, c.gates) for c in found if c.head_dim == 64}
     assert kinds == {
         ("bf16", "yaad", "head"), ("fp32", "yaad", "head"), ("bf16", "yaad", "channel"),
@@ -147,11 +149,12 @@ def test_matrix_kernels_compile_without_a_gpu(tmp_path):
 @pytest.mark.slow
 def test_figures_are_those_of_the_binary_and_small_kernels_do_not_spill(tmp_path):
     path = tmp_path / "kernel.cubin"
-    figures, *usage = in_new_process("-c", INSPECT.replace("PATH", repr(str(path)))).splitlines()
+    step, forward, *usage = in_new_process("-c", INSPECT.replace("PATH", repr(str(path)))).splitlines()
     assert path.read_bytes()[:4] == b"\x7fELF"
-    registers, stack, *spills = figures.split()
+    name, registers, stack, *spills = forward.split()
+    assert (name, spills) == ("matrix_forward", ["0", "0"])
     assert f"REG:{registers} STACK:{stack} " in "".join(usage)
-    assert spills == ["0", "0"]
+    assert step.split()[0] == "matrix_step" and step.split()[3:] == ["0", "0"]
 
 
 @pytest.mark.slow
