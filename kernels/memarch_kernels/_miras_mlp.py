@@ -120,12 +120,17 @@ def tile_at(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def exchange(x, value, BR: tl.constexpr, BW: tl.constexpr):
-    """Transpose `[BR, BW]` to `[BW, BR]` through memory at x: see _miras_matrix_backward for why not in registers."""
-    tl.store(x + tile_at(BR, BW), value)
+def transposed_at(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Offsets that read a dense `[ROWS, COLUMNS]` tile as `[COLUMNS, ROWS]`."""
+    return tl.arange(0, ROWS)[None, :] * COLUMNS + tl.arange(0, COLUMNS)[:, None]
+
+
+@triton.jit
+def exchange(x, value, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Transpose through memory at x: see _miras_matrix_backward for why not in registers. Contains a barrier."""
+    tl.store(x + tile_at(ROWS, COLUMNS), value)
     tl.debug_barrier()
-    back = tl.arange(0, BR)[None, :] * BW + tl.arange(0, BW)[:, None]
-    return tl.load(x + back)
+    return tl.load(x + transposed_at(ROWS, COLUMNS))
 
 
 @triton.jit

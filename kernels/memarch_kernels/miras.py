@@ -27,7 +27,8 @@ from ._miras_launch import (
 from ._miras_matrix import matrix_forward
 from ._miras_matrix_backward import matrix_backward
 from ._miras_mlp import mlp_forward
-from ._miras_mlp_backward import mlp_backward
+from ._miras_mlp_backward import NUM_TILES, mlp_backward
+from ._miras_mlp_passes import NUM_SLOTS
 
 INTERPRETED = isinstance(matrix_forward, InterpretedFunction)
 """Whether these kernels run in Triton's interpreter, on CPU tensors (TRITON_INTERPRET=1 before triton's import)."""
@@ -247,8 +248,9 @@ class Call:
             )  # fmt: skip
         else:
             mlp_backward[(self.programs,)](
-                *self.tokens, *self.anchor, *self.where, *saved, *given, *wanted, *states, *self.scratch(6, 8),
-                *self.counts, N=self.sizes.hidden_dim, **flags, **self.options,
+                *self.tokens, *self.anchor, *self.where, *saved, *given, *wanted, *states,
+                *self.scratch(NUM_TILES, NUM_SLOTS), *self.counts,
+                N=self.sizes.hidden_dim, TILES=NUM_TILES, SLOTS=NUM_SLOTS, **flags, **self.options,
                 **mlp_launch(self.sizes, self.rule, backward=True),
             )  # fmt: skip
         if not self.has_state:
