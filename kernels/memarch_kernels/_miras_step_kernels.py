@@ -35,12 +35,6 @@ def load_row(x, program, columns, D: tl.constexpr):
 
 
 @triton.jit
-def load_column(x, program, columns, D: tl.constexpr):
-    """`[BD, 1]` float32 of this head's token."""
-    return tl.load(x + program * D + columns, mask=columns < D, other=0.0).to(tl.float32)[:, None]
-
-
-@triton.jit
 def load_gate(x, program, columns, D: tl.constexpr, CHANNEL: tl.constexpr):
     """A gate in float32: `[BD]` per channel, `[1]` per head."""
     if CHANNEL:
@@ -105,10 +99,16 @@ def matrix_step(
 
 
 @triton.jit
-def hidden_tile(hidden, columns, D: tl.constexpr, N: tl.constexpr):
-    """Where a `[D, hidden]` tile lies in W1 `[D, N]` and in W2 `[N, D]`, and which of its entries exist."""
-    present = (columns < D)[:, None] & (hidden < N)[None, :]
-    return columns[:, None] * N + hidden[None, :], columns[:, None] + hidden[None, :] * D, present
+def hidden_tile(t, columns, D: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, FIRST: tl.constexpr):
+    """Hidden units t to t + BN of W1 `[D, N]` if FIRST, else of W2 `[N, D]`: where they lie, and which exist."""
+    hidden = t + tl.arange(0, BN)
+    if FIRST:
+        at = columns[:, None] * N + hidden[None, :]
+        present = (columns < D)[:, None] & (hidden < N)[None, :]
+    else:
+        at = hidden[:, None] * D + columns[None, :]
+        present = (hidden < N)[:, None] & (columns < D)[None, :]
+    return at, present
 
 
 @triton.jit
@@ -116,25 +116,25 @@ def link_stats(
     x, columns, D: tl.constexpr, BD: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
     FIRST: tl.constexpr, LINK: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    """What the link needs of a whole matrix, W1 if FIRST: (|A|_q^(2-q), largest logit, sum of exponentials)."""
+    """What the link needs of a whole matrix: (|A|_q^(2-q), largest logit and sum of exponentials of every channel)."""
     scale = 1.0
-    top = tl.full((BD, 1), float("-inf"), tl.float32)
-    mass = tl.zeros((BD, 1), tl.float32)
+    axis: tl.constexpr = 1 if FIRST else 0
+    top = tl.expand_dims(tl.full((BD,), float("-inf"), tl.float32), axis)
+    mass = tl.expand_dims(tl.zeros((BD,), tl.float32), axis)
     if LINK == "lq" or LINK == "pnorm_dual":
         total = 0.0
         for t in range(0, N, BN):
-            at1, at2, present = hidden_tile(t + tl.arange(0, BN), columns, D, N)
-            a = tl.load(x + (at1 if FIRST else at2), mask=present, other=0.0)
-            total += tl.sum(power(tl.abs(a), Q))
+            at, present = hidden_tile(t, columns, D, N, BN, FIRST)
+            total += tl.sum(power(tl.abs(tl.load(x + at, mask=present, other=0.0)), Q))
         scale = norm_to(total, Q, 2.0 - Q)
     if LINK == "softmax":
         for t in range(0, N, BN):
-            hidden = t + tl.arange(0, BN)
-            at1, at2, present = hidden_tile(hidden, columns, D, N)
-            a = tl.load(x + (at1 if FIRST else at2), mask=present, other=0.0)
-            a = tl.where((hidden < N)[None, :], a, float("-inf"))
-            higher = tl.maximum(top, tl.max(a, 1, keep_dims=True))
-            mass = mass * tl.exp(top - higher) + tl.sum(tl.exp(a - higher), 1, keep_dims=True)
+            at, present = hidden_tile(t, columns, D, N, BN, FIRST)
+            a = tl.load(x + at, mask=present, other=0.0)
+            exists = tl.expand_dims(t + tl.arange(0, BN) < N, 1 - axis)
+            a = tl.where(exists, a, float("-inf"))
+            higher = tl.maximum(top, tl.max(a, axis, keep_dims=True))
+            mass = mass * tl.exp(top - higher) + tl.sum(tl.exp(a - higher), axis, keep_dims=True)
             top = higher
     return scale, top, mass
 
@@ -148,7 +148,7 @@ def mlp_step(
     DECAY_CHANNEL: tl.constexpr, STEP_CHANNEL: tl.constexpr, DELTA: tl.constexpr, DELTA_CHANNEL: tl.constexpr,
     IN_PLACE: tl.constexpr,
 ):  # fmt: skip
-    """x + LN(W1 gelu(W2 x)); tiles lie `[D, hidden]`. `end1`, `end2` are `running1`, `running2` in place."""
+    """x + LN(W1 gelu(W2 x)); tiles lie as in memory. `end1`, `end2` are `running1`, `running2` in place."""
     program = tl.program_id(0).to(tl.int64)
     seen = arrive(position, program // H, H, C, IN_PLACE)
     base = program * D * N
@@ -159,63 +159,65 @@ def mlp_step(
         start1, start2 = running1, running2
     columns = tl.arange(0, BD)
     inside = (columns < D)[None, :]
-    k_, q_ = load_column(k, program, columns, D), load_column(q, program, columns, D)
+    k_, q_ = load_row(k, program, columns, D), load_row(q, program, columns, D)
     scale1, top1, mass1 = link_stats(start1, columns, D, BD, N, BN, True, LINK, Q)
     scale2, top2, mass2 = link_stats(start2, columns, D, BD, N, BN, False, LINK, Q)
 
     sums = tl.zeros((BD, BN), tl.float32)
     read_sums = tl.zeros((BD, BN), tl.float32)
     for t in range(0, N, BN):
-        at1, at2, present = hidden_tile(t + tl.arange(0, BN), columns, D, N)
-        s2 = tl.load(start2 + at2, mask=present, other=0.0)
-        s1 = tl.load(start1 + at1, mask=present, other=0.0)
-        w2 = link(s2, scale2, top2, mass2, present, LINK, Q, MASS, SHRINK)
-        w1 = link(s1, scale1, top1, mass1, present, LINK, Q, MASS, SHRINK)
-        z = tl.sum(w2 * k_, 0)[None, :]
-        sums += w1 * (z * gelu_gate(z))
+        at1, present1 = hidden_tile(t, columns, D, N, BN, True)
+        at2, present2 = hidden_tile(t, columns, D, N, BN, False)
+        s2 = tl.load(start2 + at2, mask=present2, other=0.0)
+        s1 = tl.load(start1 + at1, mask=present1, other=0.0)
+        w2 = link(s2, scale2, top2, mass2, present2, LINK, Q, MASS, SHRINK)
+        w1 = link(s1, scale1, top1, mass1, present1, LINK, Q, MASS, SHRINK)
+        z = tl.sum(w2 * k_, 1)
+        sums += w1 * (z * gelu_gate(z))[None, :]
         if FROZEN:
-            zq = tl.sum(w2 * q_, 0)[None, :]
-            read_sums += w1 * (zq * gelu_gate(zq))
+            zq = tl.sum(w2 * q_, 1)
+            read_sums += w1 * (zq * gelu_gate(zq))[None, :]
     y_hat, rstd = layer_norm(tl.sum(sums, 1)[None, :], inside, D)
     e = -load_row(v, program, columns, D)
     if BIAS != "dot":
-        e += load_row(k, program, columns, D) + y_hat
+        e += k_ + y_hat
     delta = 0.0
     if DELTA:
         delta = load_gate(threshold, program, columns, D, DELTA_CHANNEL)[None, :]
     g = error_gradient(e, delta, BIAS, HUBER, P)
-    u = tl.sum(layer_norm_vjp(g, y_hat, rstd, inside, D), 0)[:, None]
-    decay = tl.exp(load_gate(log_decay, program, columns, D, DECAY_CHANNEL))[:, None]
-    step = load_gate(step_size, program, columns, D, STEP_CHANNEL)[:, None]
-    u_write, k_write = step * u, step * k_
+    u = tl.sum(layer_norm_vjp(g, y_hat, rstd, inside, D), 0)
+    decay = tl.exp(load_gate(log_decay, program, columns, D, DECAY_CHANNEL))
+    step = load_gate(step_size, program, columns, D, STEP_CHANNEL)
+    u_write, k_write = (step * u)[:, None], step[None, :] * k_
 
     for t in range(0, N, BN):
-        at1, at2, present = hidden_tile(t + tl.arange(0, BN), columns, D, N)
-        a1 = tl.load(running1 + at1, mask=present, other=0.0)
-        a2 = tl.load(running2 + at2, mask=present, other=0.0)
+        at1, present1 = hidden_tile(t, columns, D, N, BN, True)
+        at2, present2 = hidden_tile(t, columns, D, N, BN, False)
+        a1 = tl.load(running1 + at1, mask=present1, other=0.0)
+        a2 = tl.load(running2 + at2, mask=present2, other=0.0)
         # At a chunk's start the anchor is the running memory: it is not read again.
-        s1 = tl.where(seen == 0, a1, tl.load(anchor1 + at1, mask=present & (seen != 0), other=0.0))
-        s2 = tl.where(seen == 0, a2, tl.load(anchor2 + at2, mask=present & (seen != 0), other=0.0))
-        w1 = link(s1, scale1, top1, mass1, present, LINK, Q, MASS, SHRINK)
-        w2 = link(s2, scale2, top2, mass2, present, LINK, Q, MASS, SHRINK)
-        z = tl.sum(w2 * k_, 0)[None, :]
+        s1 = tl.where(seen == 0, a1, tl.load(anchor1 + at1, mask=present1 & (seen != 0), other=0.0))
+        s2 = tl.where(seen == 0, a2, tl.load(anchor2 + at2, mask=present2 & (seen != 0), other=0.0))
+        w1 = link(s1, scale1, top1, mass1, present1, LINK, Q, MASS, SHRINK)
+        w2 = link(s2, scale2, top2, mass2, present2, LINK, Q, MASS, SHRINK)
+        z = tl.sum(w2 * k_, 1)
         gate = gelu_gate(z)
-        r = gelu_slope(z, gate) * tl.sum(w1 * u, 0)[None, :]
-        a1 = a1 * decay - u_write * (z * gate)
-        a2 = a2 * decay - k_write * r
+        r = gelu_slope(z, gate) * tl.sum(w1 * u[:, None], 0)
+        a1 = a1 * decay[:, None] - u_write * (z * gate)[None, :]
+        a2 = a2 * decay[None, :] - r[:, None] * k_write
         if not FROZEN:
-            zq = tl.sum(a2 * q_, 0)[None, :]
+            zq = tl.sum(a2 * q_, 1)
             if LINK == "lq":
                 zq *= scale2
-            read_sums += a1 * (zq * gelu_gate(zq))
+            read_sums += a1 * (zq * gelu_gate(zq))[None, :]
         tl.debug_barrier()
-        tl.store(end1 + at1, a1, mask=present)
-        tl.store(end2 + at2, a2, mask=present)
+        tl.store(end1 + at1, a1, mask=present1)
+        tl.store(end2 + at2, a2, mask=present2)
         if IN_PLACE:
-            tl.store(anchor1 + at1, a1, mask=present & (seen == C - 1))
-            tl.store(anchor2 + at2, a2, mask=present & (seen == C - 1))
+            tl.store(anchor1 + at1, a1, mask=present1 & (seen == C - 1))
+            tl.store(anchor2 + at2, a2, mask=present2 & (seen == C - 1))
     yq = tl.sum(read_sums, 1)[None, :]
     if not FROZEN and LINK == "lq":
         yq *= scale1
     read, _ = layer_norm(yq, inside, D)
-    tl.store(o + program * D + columns[None, :], load_row(q, program, columns, D) + read, mask=inside)
+    tl.store(o + program * D + columns[None, :], q_ + read, mask=inside)

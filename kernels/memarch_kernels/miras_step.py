@@ -13,8 +13,8 @@ from ._miras_step_kernels import matrix_step, mlp_step
 INTERPRETED = isinstance(mlp_step, InterpretedFunction)
 """Whether these kernels run in Triton's interpreter, on CPU tensors (TRITON_INTERPRET=1 before triton's import)."""
 
-MLP_TILE = 8192
-"""Entries of a tile of the hidden width: 32 KB of loads under way per matrix hide the memory's latency."""
+MLP_TILE = 4096
+"""Entries of a tile over the hidden width: with 8 warps 128 registers, so that two programs share a multiprocessor."""
 
 
 def unsupported(q: Tensor, memory: Tensor) -> str:
