@@ -66,8 +66,9 @@ def compare(rule, inputs, start, times):
     return state
 
 
-def assert_same(o, state, expected, exact):
-    assert_close(o, expected, rtol=RTOL, name="o")
+def assert_same(o, state, expected, exact, rtol=RTOL):
+    """Outputs, every tensor of the state, position."""
+    assert_close(o, expected, rtol=rtol, name="o")
     for part, x in state_tensors(exact).items():
-        assert_close(state_tensors(state)[part], x, rtol=RTOL, name=part)
+        assert_close(state_tensors(state)[part], x, rtol=rtol, name=part)
     assert state.position.tolist() == exact.position.tolist()

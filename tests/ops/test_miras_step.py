@@ -279,7 +279,8 @@ def test_replayed_graph_matches_reference(name, head_dim):
                 buffer.copy_(x)
         graph.replay()
         outputs.append(o.clone())
-    assert_same(torch.cat(outputs, 1), state, expected, exact)
+    # What float32 costs the torch path here is 3e-5 for Memora, 1e-5 for the others.
+    assert_same(torch.cat(outputs, 1), state, expected, exact, rtol=1e-4 if name == "memora" else 3e-5)
 
 
 @pytest.mark.gpu
