@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("titans-pytorch",)
+PEERS = ("titans-pytorch", "flash-linear-attention", "triton")
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
 T_975 = (
@@ -75,14 +75,17 @@ def settings_text(settings: Mapping[str, object]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def machine() -> Machine:
-    """This process's machine, versions and commit. Changes under benchmarks/results do not make a tree dirty."""
+def machine(device: str | None = None) -> Machine:
+    """This process's machine, versions and commit. Changes under benchmarks/results do not make a tree dirty.
+
+    device: what the rows were measured on; None is the CPU.
+    """
     status = _git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
     return Machine(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         commit=_git("rev-parse", "--short=12", "HEAD") or "unknown",
         dirty="unknown" if status is None else str(bool(status)).lower(),
-        device=_cpu_model(),
+        device=device or _cpu_model(),
         threads=torch.get_num_threads(),
         os=platform.system(),
         python=platform.python_version(),
@@ -91,7 +94,7 @@ def machine() -> Machine:
     )
 
 
-def append_rows(path: Path, rows: Sequence[Row]) -> None:
+def append_rows(path: Path, rows: Sequence[Row], *, device: str | None = None) -> None:
     """Append rows with the machine's columns; the header is written first if the file is new.
 
     Raises: ValueError if the file's header is another one (rows of two layouts in one file cannot be read back).
@@ -103,7 +106,7 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
             header = tuple(next(csv.reader(file), ()))
         if header != COLUMNS:
             raise ValueError(f"{path} has columns {header}, expected {COLUMNS}: move the old file away")
-    where = asdict(machine())
+    where = asdict(machine(device))
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
@@ -121,8 +124,21 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def wall_seconds(run: Callable[[], object]) -> float:
+    """Seconds that `run` takes by the wall clock, garbage collected before."""
+    gc.collect()
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def time_rounds(
-    arms: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1, budget_seconds: float = math.inf
+    arms: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    budget_seconds: float = math.inf,
+    clock: Callable[[Callable[[], object]], float] = wall_seconds,
 ) -> dict[str, list[float]]:
     """Seconds of each arm in each round, the arms interleaved (A B C A B C ...) so that drift meets them all alike.
 
@@ -140,10 +156,7 @@ def time_rounds(
         if done >= 2 and time.perf_counter() - began > budget_seconds:
             break
         for name, run in arms.items():
-            gc.collect()
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock(run))
     return seconds
 
 
