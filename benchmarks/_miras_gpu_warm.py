@@ -25,7 +25,8 @@ def compile_ahead(
 ) -> list[str]:
     """Run `python -m benchmarks.miras_gpu --compile-only LABEL <arguments>` for each label, `jobs` at a time.
 
-    Past the limit the rest is ended (its kernels compile while measuring). Returns the labels that did not finish well.
+    Past the limit the rest is ended (its kernels compile while measuring). Returns the labels that did not finish well, in
+    the given order.
     """
     deadline = time.monotonic() + limit_seconds
     waiting, running, bad = list(labels), dict[str, subprocess.Popen[bytes]](), list[str]()
@@ -35,7 +36,8 @@ def compile_ahead(
             for process in running.values():
                 process.kill()
                 process.wait()
-            return bad + list(running) + waiting
+            bad += [*running, *waiting]
+            break
         while waiting and len(running) < jobs:
             label = waiting.pop(0)
             command = [
@@ -61,4 +63,4 @@ def compile_ahead(
                 if process.returncode != 0:
                     bad.append(label)
         time.sleep(0.1)
-    return bad
+    return [label for label in labels if label in bad]
