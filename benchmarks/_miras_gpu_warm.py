@@ -25,8 +25,9 @@ def compile_ahead(
 ) -> list[str]:
     """Run `python -m benchmarks.miras_gpu --compile-only LABEL <arguments>` for each label, `jobs` at a time.
 
-    Past the limit the rest is ended (its kernels compile while measuring). Returns the labels that did not finish well, in
-    the given order.
+    Past the limit the rest is ended (its kernels compile while measuring).
+
+    Returns: the labels that did not finish well, in the given order.
     """
     deadline = time.monotonic() + limit_seconds
     waiting, running, bad = list(labels), dict[str, subprocess.Popen[bytes]](), list[str]()
