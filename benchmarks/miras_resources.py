@@ -6,7 +6,8 @@ Triton's: shared memory of a block. "serial": Hopper's matrix products wait for 
 "maxnreg": the launch's limit of registers; without one, ptxas may fall to 32 registers where it has to spill much.
 
 The rows file is written as a whole by a run of all cases and left alone by every other run; --results writes the rows
-of any run to a file of your choice. Compiled kernels are kept in Triton's cache. Two cores: about 40 minutes, minutes once cached.
+of any run to a file of your choice. Compiled kernels are kept in Triton's cache.
+Two cores: about 40 minutes, minutes once cached.
 """
 
 import argparse

@@ -129,7 +129,7 @@ def make_plan(bounds: Tensor, position: Tensor | None, chunk_size: int, device: 
         return Plan(table, None, group, total, aligned)
     checkpoints = torch.cat([torch.zeros(1, dtype=torch.int64), per_sequence.cumsum(0)])
     table = torch.stack([bounds, checkpoints]).to(device)
-    return Plan(table, start.to(device), group, total, aligned)
+    return Plan(table, None if position is None else start.to(device), group, total, aligned)
 
 
 def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:

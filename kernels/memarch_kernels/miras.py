@@ -50,7 +50,6 @@ def unsupported(q: Tensor, chunk_size: int) -> str:
     return ""
 
 
-@torch.compiler.disable
 def scan(
     rule: Rule,
     chunk_size: int,

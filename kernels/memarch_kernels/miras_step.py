@@ -33,7 +33,6 @@ def unsupported(q: Tensor, memory: Tensor) -> str:
     return ""
 
 
-@torch.compiler.disable
 def step_in_place(
     rule: Rule,
     chunk_size: int,
@@ -55,7 +54,6 @@ def step_in_place(
     return _launch(rule, chunk_size, position, tokens, anchor, running, running, in_place=True)
 
 
-@torch.compiler.disable
 def step(
     rule: Rule,
     chunk_size: int,

@@ -78,6 +78,8 @@ def triton_scan(
     threshold: Tensor | None,
 ) -> tuple[Tensor, MirasState]:
     """`miras_memory` on the kernels; arguments are checked already."""
+    if state is not None and q.shape[1] == 1 and not _needs_grad(state, q, k, v, log_decay, step_size, threshold):
+        return _decode(rule, chunk_size, state, q, k, v, log_decay, step_size, threshold)
     module = kernels("miras")
     position = None if state is None else state.position
     o, running, anchor = module.scan(
@@ -96,3 +98,37 @@ def triton_scan(
     )
     start = torch.zeros_like(bounds[1:]) if position is None else position
     return o, MirasState(rule, chunk_size, anchor, running, None, (start + bounds.diff()) % chunk_size)
+
+
+def _decode(
+    rule: MirasRule,
+    chunk_size: int,
+    state: MirasState,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    step_size: Tensor,
+    threshold: Tensor | None,
+) -> tuple[Tensor, MirasState]:
+    """One token per sequence: each state is read and written once instead of once a pass of `scan`."""
+    module = kernels("miras_step")
+    o, running, anchor = module.step(
+        _kernel_rule(module, rule, state.running[0].shape[-1]),
+        chunk_size,
+        state.position,
+        q,
+        k,
+        v,
+        log_decay,
+        step_size,
+        threshold,
+        state.anchor,
+        state.running,
+    )
+    return o, MirasState(rule, chunk_size, anchor, running, None, (state.position + 1) % chunk_size)
+
+
+def _needs_grad(state: MirasState, *tokens: Tensor | None) -> bool:
+    tensors = (*tokens, *state.anchor, *state.running)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

@@ -191,6 +191,7 @@ def _compute_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
+@torch.compiler.disable
 def miras_memory(
     q: Tensor,
     k: Tensor,
