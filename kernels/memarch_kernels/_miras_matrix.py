@@ -43,22 +43,19 @@ def store_matrix(x, at, index, keys, values, D: tl.constexpr):
 
 
 @triton.jit
-def matrix_write(
-    at, wt, k, v, delta, log_a, step,
-    BC: tl.constexpr, BIAS: tl.constexpr, HUBER: tl.constexpr, P: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """(U, A' after the chunk, running sums b of the log-decays)."""
+def inner_error(k, v, wt, BIAS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    """E = K W' - V; minus the values for the dot product's loss."""
     e = -v.to(tl.float32)
     if BIAS != "dot":
         e += mm(k, wt, DOT, PRECISION)
-    u = error_gradient(e, delta, BIAS, HUBER, P)
-    b = tl.cumsum(log_a, 0)
-    end = tl.sum(log_a, 0, keep_dims=True)
+    return e
+
+
+@triton.jit
+def matrix_update(at, u, k, b, end, step, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    """A' after the chunk, from its running sums b of the log-decays and their total `end`."""
     k_write = k * (tl.exp(end - b) * step)
-    decay = tl.sum(tl.exp(end), 0)
-    at = at * decay[:, None] - mm(tl.trans(k_write), u, DOT, PRECISION)
-    return u, at, b
+    return at * tl.sum(tl.exp(end), 0)[:, None] - mm(tl.trans(k_write), u, DOT, PRECISION)
 
 
 @triton.jit
@@ -101,24 +98,24 @@ def matrix_forward(
             if j == num_chunks - 1:
                 store_matrix(end_anchor, start, program, keys, values, D)
         wt, scale, _ = link_matrix(start, present, LINK, Q, MASS, SHRINK)
-        before = at
-        u, at, b = matrix_write(at, wt, k_, v_, delta, log_a, step, BC, BIAS, HUBER, P, DOT, PRECISION)
+        u = error_gradient(inner_error(k_, v_, wt, BIAS, DOT, PRECISION), delta, BIAS, HUBER, P)
+        b = tl.cumsum(log_a, 0)
         if FROZEN:
             out = mm(q_, wt, DOT, PRECISION)
         else:
             decay = tl.exp(b)
             if CHANNEL:
                 q_read = q_ * decay
+                out = mm(q_read, at, DOT, PRECISION)
                 scores = tl.where(causal(BC), mm(q_read, tl.trans(k_ * (tl.exp(-b) * step)), DOT, PRECISION), 0.0)
-                out = mm(q_read, before, DOT, PRECISION)
             else:
-                mix = pairwise(b, BC) * as_row(step)
-                scores = mix * mm(q_, tl.trans(k_), DOT, PRECISION)
-                out = decay * mm(q_, before, DOT, PRECISION)
+                out = decay * mm(q_, at, DOT, PRECISION)
+                scores = pairwise(b, BC) * as_row(step) * mm(q_, tl.trans(k_), DOT, PRECISION)
             out -= mm(scores, u, DOT, PRECISION)
             if LINK == "lq":
                 out *= scale
         store_rows(o, out, row, valid, values, D)
+        at = matrix_update(at, u, k_, b, tl.sum(log_a, 0, keep_dims=True), step, DOT, PRECISION)
     store_matrix(end, at, program, keys, values, D)
     if STORE_ANCHOR:
         if (last - origin) % C == 0:

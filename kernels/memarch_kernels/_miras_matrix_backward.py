@@ -1,8 +1,10 @@
 """Matrix memory, backward: one program per (sequence, head) walks its chunks in reverse.
 
 States are recomputed from the checkpoints, G chunks at a time, into `scratch`. d<name> is the gradient of <name>; names
-follow _miras_matrix. Products with a transposed *result* of another product are computed the other way round instead
-(see `scores_t`): Triton 3.4 to 3.7 miscompile the transposed form on Hopper.
+follow _miras_matrix. Registers are what is scarce: tiles are loaded again rather than kept, and gates need no products
+of their own, because the reads are linear in q and the writes in step * k (a gate's gradient is a row sum of q * dq or
+k * dk). Products with a transposed *result* of another product are computed the other way round instead (see
+`scores_t`): Triton 3.4 to 3.7 miscompile the transposed form on Hopper.
 """
 
 import triton
@@ -22,8 +24,8 @@ from ._miras_gates import (
     store_rows,
     walk,
 )
-from ._miras_math import error_gradient_vjp, link_direction, link_share, link_vjp, mm, norm_to
-from ._miras_matrix import link_matrix, load_matrix, matrix_write, store_matrix
+from ._miras_math import error_gradient, error_gradient_vjp, link_direction, link_share, link_vjp, mm, norm_to
+from ._miras_matrix import inner_error, link_matrix, load_matrix, matrix_update, store_matrix
 
 
 @triton.jit
@@ -37,6 +39,16 @@ def link_matrix_vjp(at, wt, dwt, dscale, scale, total, LINK: tl.constexpr, Q: tl
         coef = tl.sum(link_share(at, wt, dwt, LINK, Q), 1, keep_dims=True) / MASS
         dat -= coef * link_direction(at, wt, LINK, Q)
     return dat
+
+
+@triton.jit
+def along_channels(x, CHANNEL: tl.constexpr):
+    """A gate's share of a tile `[BC, BD]`: the tile itself per channel, its row sums `[BC, 1]` per head."""
+    if CHANNEL:
+        y = x
+    else:
+        y = tl.sum(x, 1, keep_dims=True)
+    return y
 
 
 @triton.jit
@@ -88,7 +100,9 @@ def matrix_backward(
                         if j == 0:
                             start = load_matrix(anchor, program, columns, columns, D)
                     wt, scale, total = link_matrix(start, present, LINK, Q, MASS, SHRINK)
-                    _, at, _ = matrix_write(at, wt, k_, v_, delta, log_a, step, BC, BIAS, HUBER, P, DOT, PRECISION)
+                    u = error_gradient(inner_error(k_, v_, wt, BIAS, DOT, PRECISION), delta, BIAS, HUBER, P)
+                    b, end = tl.cumsum(log_a, 0), tl.sum(log_a, 0, keep_dims=True)
+                    at = matrix_update(at, u, k_, b, end, step, DOT, PRECISION)
             tl.debug_barrier()
         for back_i in range(count):
             i = count - 1 - back_i
@@ -96,8 +110,6 @@ def matrix_backward(
             row, valid = chunk_rows(j, h, H, first, last, origin, C, BC)
             k_ = load_rows(k, row, valid, columns, D)
             v_ = load_rows(v, row, valid, columns, D)
-            q_ = load_rows(q, row, valid, columns, D)
-            do = load_rows(d_o, row, valid, columns, D).to(tl.float32)
             log_a = load_gate(log_decay, row, valid, columns, D, CHANNEL)
             step = load_gate(step_size, row, valid, columns, D, CHANNEL)
             delta = 0.0
@@ -110,95 +122,73 @@ def matrix_backward(
                 if j == 0:
                     start = load_matrix(anchor, program, columns, columns, D)
             wt, scale, total = link_matrix(start, present, LINK, Q, MASS, SHRINK)
-            u, _, b = matrix_write(at, wt, k_, v_, delta, log_a, step, BC, BIAS, HUBER, P, DOT, PRECISION)
-            sum_b = tl.sum(log_a, 0, keep_dims=True)
+            u = error_gradient(inner_error(k_, v_, wt, BIAS, DOT, PRECISION), delta, BIAS, HUBER, P).to(DOT)
+            b, sum_b = tl.cumsum(log_a, 0), tl.sum(log_a, 0, keep_dims=True)
             fall_end = tl.exp(sum_b - b)
-            write = fall_end * step
-            decay_end = tl.sum(tl.exp(sum_b), 0)
 
-            # The memory at the chunk's end: A' = decay_C A' - (write K)' U.
-            du = -mm(k_ * write, dat, DOT, PRECISION)
-            dk_write = -mm(u, tl.trans(dat), DOT, PRECISION)
+            # The memory at the chunk's end: A' = decay_C A' - (fall_end step K)' U. dk_ is for step * K until below.
+            du = -mm(k_ * (fall_end * step), dat, DOT, PRECISION)
+            dk_ = -mm(u, tl.trans(dat), DOT, PRECISION) * fall_end
+            db_end = tl.sum(along_channels(dk_ * k_, CHANNEL) * step, 0, keep_dims=True)
             kept = tl.sum(dat * at, 1)
-            dat = dat * decay_end[:, None]
-            dk_ = dk_write * write
-            dstep = dk_write * k_ * fall_end
-            db = -dk_write * k_ * write
-            db_end = -tl.sum(db, 0, keep_dims=True)
             if CHANNEL:
                 db_end += kept[None, :] * tl.exp(sum_b)
             else:
-                # Shared out over the columns, which store_gate sums up again.
-                db_end += tl.sum(kept) * tl.exp(sum_b) / BD
+                db_end += tl.sum(kept) * tl.exp(sum_b)
+            dat = dat * tl.sum(tl.exp(sum_b), 0)[:, None]
 
             # Reads.
+            q_ = load_rows(q, row, valid, columns, D)
+            dn = load_rows(d_o, row, valid, columns, D).to(tl.float32)
             dwt = tl.zeros((BD, BD), tl.float32)
             dscale = 0.0
             if FROZEN:
-                dq_ = mm(do, tl.trans(wt), DOT, PRECISION)
-                dwt += mm(tl.trans(q_), do, DOT, PRECISION)
+                dq_ = mm(dn, tl.trans(wt), DOT, PRECISION)
+                dwt += mm(tl.trans(q_), dn, DOT, PRECISION)
+                db = tl.zeros_like(b)
             else:
-                decay = tl.exp(b)
-                dn = do
-                if CHANNEL:
-                    q_read = q_ * decay
-                    gain = tl.exp(-b) * step
-                    gained = k_ * gain
-                    scores_t = tl.where(causal_transposed(BC), mm(gained, tl.trans(q_read), DOT, PRECISION), 0.0)
-                else:
-                    q_read = q_ * decay
-                    raw_t = mm(k_, tl.trans(q_), DOT, PRECISION)
-                    fall_t = pairwise_transposed(b, BC)
-                    scores_t = raw_t * fall_t * step
                 if LINK == "lq":
-                    far = mm(q_read, at, DOT, PRECISION)
-                    # <dO, N> with N = Qd A' - S U, and <dO, S U> = <S' dO, U>.
-                    dscale = tl.sum(do * far) - tl.sum(mm(scores_t, do, DOT, PRECISION) * u)
-                    dn = do * scale
-                dq_read = mm(dn, tl.trans(at), DOT, PRECISION)
-                du -= mm(scores_t, dn, DOT, PRECISION)
+                    dn = dn * scale
+                decay = tl.exp(b)
+                q_read = q_ * decay
                 dat += mm(tl.trans(q_read), dn, DOT, PRECISION)
-                dscores = -mm(dn, tl.trans(u), DOT, PRECISION)
-                dscores_t = -mm(u, tl.trans(dn), DOT, PRECISION)
                 if CHANNEL:
-                    dscores = tl.where(causal(BC), dscores, 0.0)
-                    dscores_t = tl.where(causal_transposed(BC), dscores_t, 0.0)
-                    dq_read += mm(dscores, gained, DOT, PRECISION)
-                    dgained = mm(dscores_t, q_read, DOT, PRECISION)
-                    dk_ += dgained * gain
-                    dgain = dgained * k_
-                    db -= dgain * gain
-                    dstep += dgain * tl.exp(-b)
-                    dq_ = dq_read * decay
-                    db += dq_ * q_
+                    gain = tl.exp(-b)
+                    gained = k_ * (gain * step)
+                    scores_t = tl.where(causal_transposed(BC), mm(gained, tl.trans(q_read), DOT, PRECISION), 0.0)
+                    du -= mm(scores_t, dn, DOT, PRECISION)
+                    dscores_t = tl.where(causal_transposed(BC), mm(u, tl.trans(dn), DOT, PRECISION), 0.0)
+                    dk_ -= mm(dscores_t, q_read, DOT, PRECISION) * gain
+                    dscores = tl.where(causal(BC), mm(dn, tl.trans(u), DOT, PRECISION), 0.0)
+                    dq_ = mm(dn, tl.trans(at), DOT, PRECISION) - mm(dscores, gained, DOT, PRECISION)
+                    dq_ = dq_ * decay
                 else:
-                    fall = pairwise(b, BC)
-                    dq_ = dq_read * decay
-                    db += dq_ * q_
-                    dq_ += mm(dscores * fall * as_row(step), k_, DOT, PRECISION)
-                    dk_ += mm(dscores_t * fall_t * step, q_, DOT, PRECISION)
-                    # The gradient of log mix: rows t gain, columns i lose; shared out over the columns as above.
-                    per_key = tl.sum(dscores_t * raw_t * fall_t, 1, keep_dims=True)
-                    raw = mm(q_, tl.trans(k_), DOT, PRECISION)
-                    per_query = tl.sum(dscores * raw * fall * as_row(step), 1, keep_dims=True)
-                    dstep += per_key / BD
-                    db += (per_query - per_key * step) / BD
+                    fall_t = pairwise_transposed(b, BC)
+                    scores_t = mm(k_, tl.trans(q_), DOT, PRECISION) * fall_t * step
+                    du -= mm(scores_t, dn, DOT, PRECISION)
+                    dk_ -= mm(mm(u, tl.trans(dn), DOT, PRECISION) * fall_t, q_, DOT, PRECISION)
+                    dscores = mm(dn, tl.trans(u), DOT, PRECISION) * pairwise(b, BC) * as_row(step)
+                    dq_ = mm(dn, tl.trans(at), DOT, PRECISION) * decay - mm(dscores, k_, DOT, PRECISION)
+                db = along_channels(dq_ * q_, CHANNEL)
+                if LINK == "lq":
+                    dscale = tl.sum(db) / scale
+            store_rows(dq, dq_, row, valid, columns, D)
+            dstep = along_channels(dk_ * k_, CHANNEL)
+            store_gate(d_step_size, dstep, row, valid, columns, D, CHANNEL)
+            gate = log_decay_gradient(db - dstep * step, db_end)
+            store_gate(d_log_decay, gate, row, valid, columns, D, CHANNEL)
+            dk_ = dk_ * step
 
-            # The inner error.
-            e = -v_.to(tl.float32)
-            if BIAS != "dot":
-                e += mm(k_, wt, DOT, PRECISION)
+            # The inner error, computed again.
+            e = inner_error(k_, v_, wt, BIAS, DOT, PRECISION)
             de, ddelta = error_gradient_vjp(e, delta, du, BIAS, HUBER, P)
+            if DELTA:
+                store_gate(d_threshold, ddelta, row, valid, columns, D, DELTA_CHANNEL)
+            store_rows(dv, -de, row, valid, columns, D)
             if BIAS != "dot":
                 dk_ += mm(de, tl.trans(wt), DOT, PRECISION)
                 dwt += mm(tl.trans(k_), de, DOT, PRECISION)
-            store_rows(dq, dq_, row, valid, columns, D)
             store_rows(dk, dk_, row, valid, columns, D)
-            store_rows(dv, -de, row, valid, columns, D)
-            store_gate(d_step_size, dstep, row, valid, columns, D, CHANNEL)
-            store_gate(d_log_decay, log_decay_gradient(db, db_end), row, valid, columns, D, CHANNEL)
-            if DELTA:
-                store_gate(d_threshold, ddelta, row, valid, columns, D, DELTA_CHANNEL)
 
             dstart = link_matrix_vjp(start, wt, dwt, dscale, scale, total, LINK, Q, MASS)
             if HAS_D_ANCHOR:

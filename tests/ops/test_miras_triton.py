@@ -70,16 +70,16 @@ def test_packed_sequences_of_unequal_length(name):
 def test_packed_sequences_continue_from_unequal_positions(name):
     """Packed states at positions 1, 3 and 0 of their chunks, continued packed: the same as sequence by sequence."""
     rule = RULES[name]
-    inputs = to_device(miras_inputs(rule, **SMALL | {"seq_len": 17}), torch.float32, requires_grad=False)
+    inputs = to_device(miras_inputs(rule, **SMALL | {"seq_len": 18}), torch.float32, requires_grad=False)
     options = {"chunk_size": 4, "backend": "triton"}
     bounds = [0, 5, 8, 12]
     _, state = call(miras_memory, cut(inputs, 0, 12), rule, cu_seqlens=torch.tensor(bounds), **options)
     assert state.position.tolist() == [1, 3, 0]
     o, end = call(
-        miras_memory, cut(inputs, 12, 17), rule, cu_seqlens=torch.tensor([0, 1, 3, 5]), state=state, **options
+        miras_memory, cut(inputs, 12, 18), rule, cu_seqlens=torch.tensor([0, 2, 4, 6]), state=state, **options
     )
     start = 0
-    for i, size in enumerate((1, 2, 2)):
+    for i, size in enumerate((2, 2, 2)):
         _, alone = call(miras_memory, cut(inputs, bounds[i], bounds[i + 1]), rule, **options)
         expected, last = call(miras_memory, cut(inputs, 12 + start, 12 + start + size), rule, state=alone, **options)
         assert torch.equal(o[:, start : start + size], expected)
