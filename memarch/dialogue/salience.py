@@ -1,0 +1,112 @@
+"""Semantic forgetting (arXiv 2504.16754, section 3): how much each chunk matters now, and which ones to put away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memarch.dialogue.records import Chunk, ForgetReport
+
+
+@dataclass(frozen=True)
+class ForgettingPolicy:
+    """When to forget, and how much; every number but the last is the paper's.
+
+    Salience of chunk i at turn t: lambda_ e^{-gamma (t - i)} + beta delta_i, delta_i = 1 if a search returned the chunk
+    within the last `window_turns` turns. As printed, the paper gives the bonus to the chunks that were *not* retrieved,
+    beta (1 - delta_i), which forgets what is used; `as_published=True` does that.
+
+    every_turns: how often. fraction: of the chunks alive, the lowest so many are put away. min_age_turns: chunks that
+    are younger stay [ours].
+    Raises: ValueError naming the field that is out of range.
+    """
+
+    lambda_: float = 1.0
+    gamma: float = 0.002
+    beta: float = 0.5
+    window_turns: int = 100
+    every_turns: int = 100
+    fraction: float = 0.005
+    min_age_turns: int = 100
+    as_published: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_", "gamma", "beta"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be a finite number >= 0; got {value}")
+        if not 0 <= self.fraction <= 1:
+            raise ValueError(f"fraction must be between 0 and 1; got {self.fraction}")
+        for name, least in (("window_turns", 0), ("every_turns", 1), ("min_age_turns", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+
+    def is_due(self, turn: int, last_forgotten: int) -> bool:
+        """Whether to forget at `turn` when it was last done at turn `last_forgotten` (0: never)."""
+        return turn - last_forgotten >= self.every_turns
+
+
+DEFAULT_POLICY = ForgettingPolicy()
+
+
+def salience(
+    turns: NDArray[np.int64],
+    retrieved_at: NDArray[np.int64],
+    now: int,
+    policy: ForgettingPolicy = DEFAULT_POLICY,
+) -> NDArray[np.float64]:
+    """Salience `[n]` at turn `now` of chunks said at `turns` `[n]`, last retrieved at `retrieved_at` `[n]` (0: never).
+
+    Between 0 and lambda_ + beta. A turn later than `now` counts as said now.
+    """
+    said, used = np.asarray(turns, dtype=np.int64), np.asarray(retrieved_at, dtype=np.int64)
+    if said.shape != used.shape or said.ndim != 1:
+        raise ValueError(f"turns and retrieved_at must both be [n]; got shapes {said.shape} and {used.shape}")
+    age = np.maximum(now - said, 0)
+    recently = (used > 0) & (now - used <= policy.window_turns)
+    bonus = ~recently if policy.as_published else recently
+    return policy.lambda_ * np.exp(-policy.gamma * age) + policy.beta * bonus
+
+
+def choose(
+    chunks: Iterable[Chunk], now: int, policy: ForgettingPolicy = DEFAULT_POLICY, *, dry_run: bool = False
+) -> ForgetReport:
+    """Which of the chunks alive to put away at turn `now`; nothing is changed here, the caller archives them.
+
+    floor(fraction x chunks alive) of them, of the lowest salience among those neither pinned nor younger than
+    `min_age_turns`; of equal ones the older. Archived chunks in `chunks` are passed over. Texts are not kept, so chunks
+    may be streamed.
+
+    Returns: chunk numbers from the least salient on, their salience, and how many were considered, pinned, young.
+    """
+    numbers, turns, used = [], [], []
+    num_alive = num_pinned = num_young = 0
+    for chunk in chunks:
+        if chunk.archived_at is not None:
+            continue
+        num_alive += 1
+        if chunk.pinned:
+            num_pinned += 1
+        elif now - chunk.turn < policy.min_age_turns:
+            num_young += 1
+        else:
+            numbers.append(chunk.chunk)
+            turns.append(chunk.turn)
+            used.append(chunk.retrieved_at or 0)
+    ids = np.array(numbers, dtype=np.int64)
+    values = salience(np.array(turns, dtype=np.int64), np.array(used, dtype=np.int64), now, policy)
+    # The small term keeps 0.29 x 100 = 28.999999999999996 at 29.
+    count = min(len(ids), math.floor(policy.fraction * num_alive + 1e-9))
+    order = np.lexsort((ids, values))[:count]
+    return ForgetReport(
+        chunks=tuple(int(number) for number in ids[order]),
+        salience=tuple(float(value) for value in values[order]),
+        num_considered=num_alive,
+        num_pinned=num_pinned,
+        num_young=num_young,
+        dry_run=dry_run,
+    )
