@@ -1,0 +1,203 @@
+"""Which of one user's chunks answer a query: words, meaning, and optionally recency and salience, added up.
+
+The ranker holds the word index and a small table of all chunks in memory; vectors stay in the store and are asked for
+through two of its methods. It works without vectors, and with vectors for some chunks only.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memarch.dialogue.lexical import LexicalIndex, LexicalWeights
+from memarch.dialogue.records import Chunk
+from memarch.dialogue.words import Words
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Nearest = Callable[[Floats, int], tuple[Ids, Floats]]
+"""`Store.nearest`: a query vector `[dim]` and k to chunk numbers and cosines, best first."""
+Vectors = Callable[[Ids], tuple[Ids, Floats]]
+"""`Store.get_vectors`: chunk numbers to those found and their unit vectors `[n, dim]`."""
+
+
+@dataclass(frozen=True)
+class RankingWeights:
+    """All numbers of the ranking; the defaults were tuned by `python -m benchmarks.dialogue --part tune`."""
+
+    lexical: LexicalWeights = field(default_factory=LexicalWeights)
+    """Numbers of the word score."""
+    words: float = 3.0
+    """Weight of the word score over the root of the greatest score possible: the same scale at any size of memory."""
+    meaning: float = 0.6
+    """Weight of the cosine, in standard deviations above the mean of a sample of the user's chunks."""
+    recency: float = 0.0
+    """Weight of 2 ** (-age in turns / `recency_half_life`); off unless asked for, since old facts count as much."""
+    recency_half_life: float = 200.0
+    """Turns after which recency has halved."""
+    salience: float = 0.0
+    """Weight of the salience that the caller gives; off unless asked for."""
+    num_candidates: int = 200
+    """How many chunks are taken from the words, and how many from the vectors, before they are compared."""
+    num_sampled: int = 256
+    """At least half as many chunks tell mean and deviation of a query's cosines, if the memory has them."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A chunk that was found; `parts` add up to `score`."""
+
+    chunk: int
+    turn: int
+    score: float
+    parts: dict[str, float]
+
+
+def embedding_text(role: str, text: str) -> str:
+    """What is embedded of a chunk. The speaker is named, so that "What did Ada say about ..." finds Ada's words."""
+    return f"{role}: {text}"
+
+
+def cue_text(role: str, time: datetime) -> str:
+    """The words by which a chunk is found though nobody said them: its speaker, and its date in words."""
+    return f"{role} {time:%A} {time.day} {time:%B} {time.year}"
+
+
+class Ranker:
+    """Ranks the chunks that were added to it. Not safe for threads."""
+
+    def __init__(self, weights: RankingWeights | None = None, *, words: Words | None = None) -> None:
+        self.weights = weights or RankingWeights()
+        self.lexical = LexicalIndex(self.weights.lexical, words=words)
+        self._turns = array("q")
+        self._sample: tuple[Ids, Ids, Floats] | None = None
+
+    def __len__(self) -> int:
+        """Chunks that can be found."""
+        return len(self.lexical)
+
+    def add(self, chunk: Chunk) -> None:
+        """Make a chunk findable; one that is archived is kept for `restore`. Numbers must ascend (ValueError)."""
+        cue = cue_text(chunk.role, chunk.time)
+        self.lexical.add(chunk.chunk, chunk.text, cue=cue, thread=chunk.session)
+        self._turns.append(chunk.turn)
+        if chunk.archived_at is not None:
+            self.lexical.hide(chunk.chunk)
+
+    def archive(self, chunks: Iterable[int]) -> None:
+        """Leave these out until they are restored; unknown numbers are ignored."""
+        for chunk in chunks:
+            self.lexical.hide(int(chunk))
+
+    def restore(self, chunks: Iterable[int]) -> None:
+        """Undo `archive`."""
+        for chunk in chunks:
+            self.lexical.show(int(chunk))
+
+    def remove(self, chunks: Iterable[int]) -> None:
+        """Forget these for good, in memory too."""
+        for chunk in chunks:
+            self.lexical.remove(int(chunk))
+        self._turns = array("q", np.array(self._turns, np.int64)[self.lexical.compact()].tobytes())
+        self._sample = None
+
+    def rank(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        query_vector: Floats | None = None,
+        nearest: Nearest | None = None,
+        vectors: Vectors | None = None,
+        salience: Mapping[int, float] | None = None,
+    ) -> list[Ranked]:
+        """The best k turns, each by its best chunk, best first; ties go to the later turn.
+
+        query_vector `[dim]`, nearest and vectors go together; without them only chunks that share a word with the
+        query, or stand beside one that does, are found. A chunk that has no vector yet counts as an average candidate
+        in meaning. salience: by chunk number, 0 for those not named.
+        Raises: ValueError if k < 1, or if only some of the three are given.
+        """
+        if k < 1:
+            raise ValueError(f"k must be >= 1, got {k}")
+        given = [x is not None for x in (query_vector, nearest, vectors)]
+        if any(given) != all(given):
+            raise ValueError("query_vector, nearest and vectors go together: give all three or none")
+        if not len(self):
+            return []
+        weights, chunks = self.weights, self.lexical.chunks
+        scores, bound = self.lexical.score_terms(self.lexical.query_terms(query))
+        num_candidates = max(weights.num_candidates, 2 * k)
+        slots = _best(scores, num_candidates)
+        parts: dict[str, NDArray[np.float64]] = {}
+        if query_vector is not None and nearest is not None and vectors is not None:
+            near, cosines = nearest(query_vector, num_candidates)
+            near_slots, known = _find(chunks, near)
+            near_slots, near_cosines = near_slots[known], np.asarray(cosines, np.float64)[known]
+            living = self.lexical.alive[near_slots]
+            near_slots, near_cosines = near_slots[living], near_cosines[living]
+            slots = np.union1d(slots, near_slots)
+            cosine = np.full(len(slots), np.nan)
+            cosine[np.searchsorted(slots, near_slots)] = near_cosines
+            missing = np.flatnonzero(np.isnan(cosine))
+            found, rows = vectors(chunks[slots[missing]])
+            cosine[np.searchsorted(slots, _find(chunks, found)[0])] = rows @ query_vector
+            parts["meaning"] = weights.meaning * self._standardised(cosine, query_vector, vectors)
+        parts["words"] = weights.words * scores[slots].astype(np.float64) / max(bound, 1e-9) ** 0.5
+        turns = np.array(self._turns, np.int64)[slots]
+        if weights.recency:
+            age = self._turns[-1] - turns
+            parts["recency"] = weights.recency * 2.0 ** (-age / weights.recency_half_life)
+        if weights.salience and salience:
+            parts["salience"] = weights.salience * np.array([salience.get(int(c), 0.0) for c in chunks[slots]])
+        total = np.sum(list(parts.values()), axis=0)
+        ranked: list[Ranked] = []
+        seen: set[int] = set()
+        for i in np.lexsort((-slots, -total)):
+            turn = int(turns[i])
+            if turn not in seen:
+                seen.add(turn)
+                each = {name: float(values[i]) for name, values in parts.items()}
+                ranked.append(Ranked(int(chunks[slots[i]]), turn, sum(each.values()), each))
+                if len(ranked) == k:
+                    break
+        return ranked
+
+    def _standardised(self, cosine: NDArray[np.float64], query: Floats, vectors: Vectors) -> NDArray[np.float64]:
+        """Cosines in deviations from the sample's mean; unknown ones (NaN) get the middle of the known."""
+        sample = self._sample_vectors(vectors) @ query
+        if len(sample):
+            # Four made-up observations keep the deviation of a tiny memory from vanishing.
+            deviation = ((np.square(sample - sample.mean()).sum() + 4 * 0.15**2) / (len(sample) + 4)) ** 0.5
+            cosine = (cosine - sample.mean()) / deviation
+        known = cosine[~np.isnan(cosine)]
+        return np.where(np.isnan(cosine), np.median(known) if len(known) else 0.0, cosine)
+
+    def _sample_vectors(self, vectors: Vectors) -> Floats:
+        """Vectors of chunks spread evenly over the oldest 2^n: the sample changes only when the memory has doubled."""
+        living = self.lexical.chunks[self.lexical.alive]
+        size = 1 << (len(living).bit_length() - 1)
+        wanted = living[: size : max(1, size // self.weights.num_sampled)]
+        if self._sample is None or not np.array_equal(self._sample[0], wanted) or len(self._sample[1]) < len(wanted):
+            self._sample = (wanted, *vectors(wanted))
+        return self._sample[2]
+
+
+def _best(scores: Floats, k: int) -> NDArray[np.intp]:
+    """Slots of the k greatest scores above 0, ascending; on ties the later ones."""
+    slots = np.flatnonzero(scores > 0)
+    if len(slots) > k:
+        slots = np.sort(slots[np.lexsort((-slots, -scores[slots]))[:k]])
+    return slots
+
+
+def _find(chunks: Ids, wanted: Ids) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Slots of chunk numbers, and which of them exist."""
+    slots = np.searchsorted(chunks, wanted)
+    slots[slots == len(chunks)] = 0
+    return slots, chunks[slots] == wanted

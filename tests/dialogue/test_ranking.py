@@ -1,0 +1,182 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from memarch.dialogue.ranking import Ranker, RankingWeights, cue_text, embedding_text
+from memarch.dialogue.records import Chunk
+
+START = datetime(2024, 5, 6, 9, tzinfo=UTC)  # a Monday
+TOPICS = {"dog": 0, "puppy": 0, "car": 1, "vehicle": 1, "sea": 2, "ocean": 2}
+
+
+def chunk(number, text, *, turn=None, role="Ada", session="s1", days=0, **more):
+    return Chunk(
+        chunk=number, turn=turn or number, ordinal=0, session=session, role=role, text=text,
+        time=START + timedelta(days=days), source_id=f"id{number}", **more,
+    )  # fmt: skip
+
+
+def embed(text):
+    """Unit vector `[4]` of a text's topics: "puppy" and "dog" mean the same."""
+    vector = np.array([0, 0, 0, 0.1], np.float32)
+    for word in text.lower().replace(":", "").split():
+        if word in TOPICS:
+            vector[TOPICS[word]] += 1
+    return vector / np.linalg.norm(vector)
+
+
+class Vectors:
+    """A store's vectors of the given chunks, except those named in `without`."""
+
+    def __init__(self, chunks, without=()):
+        self.of = {c.chunk: embed(c.text) for c in chunks if c.chunk not in without}
+        self.asked = []
+
+    def nearest(self, query, k):
+        scored = sorted(((float(v @ query), c) for c, v in self.of.items()), reverse=True)[:k]
+        return np.array([c for _, c in scored], np.int64), np.array([s for s, _ in scored], np.float32)
+
+    def get(self, chunks):
+        self.asked.append(chunks.tolist())
+        found = [c for c in sorted(chunks.tolist()) if c in self.of]
+        return np.array(found, np.int64), np.array([self.of[c] for c in found], np.float32).reshape(-1, 4)
+
+
+def fill(chunks, weights=None):
+    ranker = Ranker(weights)
+    for each in chunks:
+        ranker.add(each)
+    return ranker
+
+
+def search(ranker, query, store, k=10, **more):
+    return ranker.rank(query, k, query_vector=embed(query), nearest=store.nearest, vectors=store.get, **more)
+
+
+def numbers(ranked):
+    return [r.chunk for r in ranked]
+
+
+PETS = [
+    chunk(1, "the car broke down again", session="a"),
+    chunk(2, "a puppy sleeps here", session="b"),
+    chunk(3, "lovely weather", session="c"),
+    chunk(4, "I bought bread", session="d", role="Ben", days=1),
+]
+
+
+def test_words_alone_find_words_and_nothing_else():
+    ranker = fill(PETS)
+    found = ranker.rank("Which bread?")
+    assert numbers(found) == [4] and found[0].turn == 4 and set(found[0].parts) == {"words"}
+    assert ranker.rank("dog") == []
+
+
+def test_vectors_find_what_no_word_does():
+    found = search(fill(PETS), "dog", Vectors(PETS))
+    assert found[0].chunk == 2 and found[0].parts["meaning"] > 0 and found[0].parts["words"] == 0
+    assert len(found) == 4
+
+
+def test_words_and_meaning_are_both_counted():
+    ranker, store = fill(PETS), Vectors(PETS)
+    assert numbers(search(ranker, "dog bread", store))[:2] in ([4, 2], [2, 4])
+    no_words = replace(ranker.weights, words=0.0)
+    assert numbers(search(fill(PETS, no_words), "dog bread", store))[0] == 2
+    no_meaning = replace(ranker.weights, meaning=0.0)
+    assert numbers(search(fill(PETS, no_meaning), "dog bread", store))[0] == 4
+
+
+def test_parts_add_up_and_order_the_result():
+    weights = RankingWeights(recency=0.3, salience=0.2)
+    found = search(fill(PETS, weights), "bread for the dog", Vectors(PETS), salience={3: 1.0})
+    assert all(sum(r.parts.values()) == pytest.approx(r.score) for r in found)
+    assert [r.score for r in found] == sorted((r.score for r in found), reverse=True)
+    assert set(found[0].parts) == {"words", "meaning", "recency", "salience"}
+    assert {r.chunk: r.parts["salience"] for r in found} == {1: 0, 2: 0, 3: pytest.approx(0.2), 4: 0}
+
+
+def test_speaker_and_date_are_found():
+    ranker = fill(PETS)
+    assert numbers(ranker.rank("What did Ben say?")) == [4]
+    assert numbers(ranker.rank("What happened on Tuesday?")) == [4]
+    assert cue_text("Ben", START) == "Ben Monday 6 May 2024"
+    assert embedding_text("Ben", "hello") == "Ben: hello"
+
+
+def test_an_answer_is_found_by_its_question_and_only_in_its_session():
+    talk = [
+        chunk(1, "Where did you spend the holidays?", session="a", role="Ben"),
+        chunk(2, "In Lisbon with my aunt!", session="a"),
+        chunk(3, "Nothing much", session="b"),
+    ]
+    assert numbers(fill(talk).rank("holidays")) == [1, 2]
+
+
+def test_a_tail_without_vectors_is_ranked_by_its_words():
+    store = Vectors(PETS, without=(3, 4))
+    assert numbers(search(fill(PETS), "bread", store))[0] == 4
+    assert numbers(search(fill(PETS), "bread", Vectors(PETS, without=(1, 2, 3, 4)))) == [4]
+
+
+def test_archived_restored_and_removed_chunks():
+    ranker = fill([*PETS, chunk(5, "more bread", session="e", archived_at=5)])
+    store = Vectors(PETS)
+    assert len(ranker) == 4 and numbers(ranker.rank("bread")) == [4]
+    ranker.archive([4, 99])
+    ranker.restore([5])
+    assert numbers(ranker.rank("bread")) == [5]
+    assert 4 not in numbers(search(ranker, "bread", store))  # though the store still serves its vector
+    ranker.restore(np.array([4]))
+    assert numbers(ranker.rank("bread")) == [5, 4]
+    ranker.remove([5])
+    ranker.restore([5])
+    assert numbers(ranker.rank("bread")) == [4]
+    ranker.remove([1, 2, 3, 4])
+    assert search(ranker, "bread", store) == [] and len(ranker) == 0
+    ranker.add(chunk(6, "fresh bread"))
+    assert numbers(ranker.rank("bread")) == [6]
+
+
+def test_a_turn_is_returned_once_by_its_best_chunk():
+    long = [chunk(1, "bread", turn=1), chunk(2, "bread bread and butter", turn=1), chunk(3, "tea", turn=2)]
+    found = fill(long).rank("bread butter")
+    assert [(r.chunk, r.turn) for r in found] == [(2, 1), (3, 2)]
+
+
+def test_recency_and_salience_decide_between_equals_when_asked_for():
+    same = [chunk(i, "bread", session=str(i)) for i in (1, 2, 3)]
+    assert numbers(fill(same).rank("bread")) == [3, 2, 1]  # ties: the latest first
+    assert numbers(fill(same, RankingWeights(salience=1.0)).rank("bread", salience={1: 0.5})) == [1, 3, 2]
+    old = fill(same, RankingWeights(recency=1.0, recency_half_life=1.0)).rank("bread")
+    assert [r.parts["recency"] for r in old] == [1.0, 0.5, 0.25]
+
+
+def test_cosines_are_fetched_only_for_what_the_vectors_did_not_find():
+    many = [chunk(i, f"word{i} dog", session=str(i)) for i in range(1, 60)]
+    ranker, store = fill(many, RankingWeights(num_candidates=5, num_sampled=8)), Vectors(many)
+    search(ranker, "word30 dog", store, k=2)
+    fetched, sample = store.asked
+    assert len(fetched) <= 5 and 16 >= len(sample) >= 8
+    search(ranker, "word31 dog", store, k=2)
+    assert len(store.asked) == 3  # the sample is kept
+
+
+def test_odd_queries_are_only_words():
+    ranker, store = fill([*PETS, chunk(5, "\x00 NULL ''; -- 東京")]), Vectors(PETS)
+    for query in ("", "who is it", "\x00", '"; DROP TABLE turns; --', "NEAR(a b, 3) AND *", "\ud800"):
+        assert isinstance(ranker.rank(query), list)
+        assert len(search(ranker, query, store)) >= 4
+    assert numbers(ranker.rank("東京")) == [5]
+
+
+def test_wrong_arguments_are_told():
+    ranker = fill(PETS)
+    with pytest.raises(ValueError, match="k must be >= 1, got 0"):
+        ranker.rank("dog", 0)
+    with pytest.raises(ValueError, match="go together"):
+        ranker.rank("dog", query_vector=embed("dog"))
+    with pytest.raises(ValueError, match="must ascend"):
+        ranker.add(chunk(2, "again"))
