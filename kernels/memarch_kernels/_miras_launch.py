@@ -132,15 +132,20 @@ def make_plan(bounds: Tensor, position: Tensor | None, chunk_size: int, device: 
     return Plan(table, None if position is None else start.to(device), group, total, aligned)
 
 
+MAX_REGISTERS = 255
+"""Said to the compiler, which otherwise falls to 32 registers a thread for some kernels that spill, on A100."""
+
+
 def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
     """Warps, stages and (forward) the slice of values of a matrix kernel."""
     wide = sizes.block_dim * max(sizes.block_dim, sizes.block_chunk)
-    warps = 4 if wide <= 64 * 64 and not backward else 8
-    launch = {"num_warps": warps, "num_stages": 1}
+    launch = {"num_warps": 8, "num_stages": 1, "maxnreg": MAX_REGISTERS}
     if not backward:
         rows_couple = rule.bias == "huber" and rule.huber in ("mixture", "norm")
         whole = rows_couple or rule.link in ("lq", "pnorm_dual", "softmax")
         launch["BV"] = sizes.block_dim if whole else min(64, sizes.block_dim)
+        if wide <= 64 * 64 and sizes.block_chunk < 64:
+            launch["num_warps"] = 4
     return launch
 
 
@@ -155,4 +160,4 @@ def mlp_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
         warps, tile = 4, 32
     if not backward and sizes.block_chunk == 64 and sizes.block_dim <= 64:
         warps, tile = 4, 32
-    return {"num_warps": warps, "num_stages": 1, "BN": min(tile, sizes.block_hidden)}
+    return {"num_warps": warps, "num_stages": 1, "maxnreg": MAX_REGISTERS, "BN": min(tile, sizes.block_hidden)}
