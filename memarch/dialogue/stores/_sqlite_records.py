@@ -164,7 +164,7 @@ def put_summary(
     replaces: Sequence[int],
 ) -> Summary:  # fmt: skip
     """See `Store.put_summary`. The lineage is kept as turns, so that it outlives a replaced level in between."""
-    sources = sorted({int(source) for source in sources})
+    sources = list(dict.fromkeys(int(source) for source in sources))
     if level < 1 or not sources:
         raise ValueError(
             f"a summary needs a level of at least 1 and a source; got level {level}, {len(sources)} sources"

@@ -1,0 +1,87 @@
+"""The stores that the contract test runs on, and makers of what it stores.
+
+To add one: a class with the methods of `World`, and a line in `WORLDS`.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from memarch.dialogue.records import NewTurn
+from memarch.dialogue.stores import Store, open_store, users
+
+DIM = 13
+START = datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+
+
+class World:
+    """One location that holds memories. Stores opened here are closed with it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.opened: list[Store] = []
+
+    @property
+    def location(self) -> str:
+        """What `open_store` and `users` take."""
+        return str(self.directory / "memories")
+
+    def open(self, user: str = "ada", *, read_only: bool = False) -> Store:
+        """Open a user's memory, again too."""
+        self.opened.append(open_store(self.location, user=user, read_only=read_only))
+        return self.opened[-1]
+
+    def users(self) -> list[str]:
+        """Users with a memory here."""
+        return users(self.location)
+
+    def files_with(self, needle: bytes) -> list[str]:
+        """Names of all files of the store that contain these bytes."""
+        assert needle
+        return [str(path) for path in self.directory.rglob("*") if path.is_file() and needle in path.read_bytes()]
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for store in self.opened:
+            store.close()
+
+
+WORLDS: dict[str, Callable[[Path], World]] = {"sqlite-faiss": World}
+
+
+def new_turn(
+    text: str, *, source_id: str | None = None, session: str = "s1", role: str = "user", minutes: int = 0,
+    spans: tuple[tuple[int, int], ...] | None = None,
+) -> NewTurn:  # fmt: skip
+    """A turn with one chunk unless spans are given; its text names it unless source_id does."""
+    return NewTurn(
+        session=session,
+        role=role,
+        text=text,
+        time=START + timedelta(minutes=minutes),
+        source_id=f"id of {text}" if source_id is None else source_id,
+        spans=((0, len(text)),) if spans is None else spans,
+    )
+
+
+def unit(num_vectors: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
+    """Random unit vectors `[num_vectors, dim]`."""
+    vectors = np.random.default_rng(seed).normal(size=(num_vectors, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def numbers(*values: int) -> np.ndarray:
+    """Chunk numbers as stores take them."""
+    return np.array(values, dtype=np.int64)
+
+
+def filled(world: World, texts: str = "abcdef", *, user: str = "ada") -> tuple[Store, np.ndarray]:
+    """A store with one turn and one vector a letter: chunk i + 1 has vectors[i]."""
+    store = world.open(user)
+    store.add_turns([new_turn(text) for text in texts])
+    store.use_embedder("model-a", DIM)
+    vectors = unit(len(texts), seed=len(texts))
+    store.put_vectors(np.array([chunk.chunk for chunk in store.chunks()]), vectors)
+    return store, vectors
