@@ -15,7 +15,7 @@ _SERVERS = ("postgresql://", "postgres://")
 def open_store(location: str | Path, *, user: str, vectors: str | None = None, read_only: bool = False) -> Store:
     """One user's memory. location: a directory (SQLite and FAISS) or "postgresql://..." (PostgreSQL and pgvector).
 
-    vectors: the URI of a Milvus that serves the vectors instead. read_only: open beside a writer (directories only).
+    vectors: the URI of a Milvus that serves the vectors instead. read_only: open beside a writer.
     Raises: ValueError for an empty user; StoreLocked, StoreCorrupt or StoreUnavailable, with what to do.
     """
     check_user(user)
@@ -29,7 +29,7 @@ def open_store(location: str | Path, *, user: str, vectors: str | None = None, r
     if str(location).startswith(_SERVERS):
         from .postgres import PostgresStore
 
-        return PostgresStore(str(location), user=user, vectors=open_index)
+        return PostgresStore(str(location), user=user, open_index=open_index, read_only=read_only)
     from .sqlite import SQLiteStore
 
     return SQLiteStore(location, user=user, open_index=open_index, read_only=read_only)
