@@ -33,7 +33,7 @@ class LexicalWeights:
 
     k1: float = 1.0
     """Saturation of a term's frequency."""
-    b: float = 0.4
+    b: float = 0.6
     """How much a long chunk is held against it."""
     cue: float = 1.0
     """Weight of speaker and date words beside words that were said."""
@@ -83,6 +83,11 @@ class LexicalIndex:
     def alive(self) -> NDArray[np.bool_]:
         """Which slots count, the others being hidden or removed; a copy."""
         return np.frombuffer(bytes(self._alive), np.bool_)
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Terms said in each document, by slot; a copy."""
+        return np.array(self._lengths, np.int32)
 
     def add(self, chunk: int, text: str, *, cue: str = "", thread: str = "") -> None:
         """Index a document behind the others.

@@ -1,4 +1,4 @@
-"""Which of one user's chunks answer a query: words, meaning, and optionally recency and salience, added up.
+"""Which of one user's chunks answer a query: words, meaning, who tells whom, and if wanted recency and salience.
 
 The ranker holds the word index and a small table of all chunks in memory; vectors stay in the store and are asked for
 through two of its methods. It works without vectors, and with vectors for some chunks only.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memarch.dialogue.cues import cue_text, first_person, roles_asked_about
+from memarch.dialogue.cues import embedding_text as embedding_text
 from memarch.dialogue.lexical import LexicalIndex, LexicalWeights
 from memarch.dialogue.records import Chunk
 from memarch.dialogue.words import Words
@@ -36,6 +37,12 @@ class RankingWeights:
     """Weight of the word score over the root of the greatest score possible: the same scale at any size of memory."""
     meaning: float = 0.6
     """Weight of the cosine, in standard deviations above the mean of a sample of the user's chunks."""
+    told: float = 0.8
+    """Weight of a turn in which the speaker tells of themselves (`cues.first_person`, 0 to 1)."""
+    substance: float = 0.25
+    """Weight of a chunk's length: the logarithm of its words, in deviations from the user's mean, -2 to 1.5."""
+    speaker: float = 0.5
+    """Weight of being said by the one whom the query names (`cues.roles_asked_about`)."""
     recency: float = 0.0
     """Weight of 2 ** (-age in turns / `recency_half_life`); off unless asked for, since old facts count as much."""
     recency_half_life: float = 200.0
@@ -58,23 +65,15 @@ class Ranked:
     parts: dict[str, float]
 
 
-def embedding_text(role: str, text: str) -> str:
-    """What is embedded of a chunk. The speaker is named, so that "What did Ada say about ..." finds Ada's words."""
-    return f"{role}: {text}"
-
-
-def cue_text(role: str, time: datetime) -> str:
-    """The words by which a chunk is found though nobody said them: its speaker, and its date in words."""
-    return f"{role} {time:%A} {time.day} {time:%B} {time.year}"
-
-
 class Ranker:
     """Ranks the chunks that were added to it. Not safe for threads."""
 
     def __init__(self, weights: RankingWeights | None = None, *, words: Words | None = None) -> None:
         self.weights = weights or RankingWeights()
         self.lexical = LexicalIndex(self.weights.lexical, words=words)
-        self._turns = array("q")
+        self._turns, self._roles, self._told = array("q"), array("i"), array("f")
+        self._role_codes: dict[str, int] = {}
+        self._prior: dict[str, NDArray[np.float64]] | None = None
         self._sample: tuple[Ids, Ids, Floats] | None = None
 
     def __len__(self) -> int:
@@ -86,6 +85,9 @@ class Ranker:
         cue = cue_text(chunk.role, chunk.time)
         self.lexical.add(chunk.chunk, chunk.text, cue=cue, thread=chunk.session)
         self._turns.append(chunk.turn)
+        self._roles.append(self._role_codes.setdefault(chunk.role, len(self._role_codes)))
+        self._told.append(first_person(chunk.text))
+        self._prior = None
         if chunk.archived_at is not None:
             self.lexical.hide(chunk.chunk)
 
@@ -93,18 +95,23 @@ class Ranker:
         """Leave these out until they are restored; unknown numbers are ignored."""
         for chunk in chunks:
             self.lexical.hide(int(chunk))
+        self._prior = None
 
     def restore(self, chunks: Iterable[int]) -> None:
         """Undo `archive`."""
         for chunk in chunks:
             self.lexical.show(int(chunk))
+        self._prior = None
 
     def remove(self, chunks: Iterable[int]) -> None:
         """Forget these for good, in memory too."""
         for chunk in chunks:
             self.lexical.remove(int(chunk))
-        self._turns = array("q", np.array(self._turns, np.int64)[self.lexical.compact()].tobytes())
-        self._sample = None
+        kept = self.lexical.compact()
+        for name in ("_turns", "_roles", "_told"):
+            old: array[int] | array[float] = getattr(self, name)
+            setattr(self, name, array(old.typecode, np.array(old)[kept].tobytes()))
+        self._prior = self._sample = None
 
     def rank(
         self,
@@ -136,23 +143,17 @@ class Ranker:
         slots = _best(scores, num_candidates)
         parts: dict[str, NDArray[np.float64]] = {}
         if query_vector is not None and nearest is not None and vectors is not None:
-            near, cosines = nearest(query_vector, num_candidates)
-            near_slots, known = _find(chunks, near)
-            near_slots, near_cosines = near_slots[known], np.asarray(cosines, np.float64)[known]
-            living = self.lexical.alive[near_slots]
-            near_slots, near_cosines = near_slots[living], near_cosines[living]
-            slots = np.union1d(slots, near_slots)
-            cosine = np.full(len(slots), np.nan)
-            cosine[np.searchsorted(slots, near_slots)] = near_cosines
-            missing = np.flatnonzero(np.isnan(cosine))
-            found, rows = vectors(chunks[slots[missing]])
-            cosine[np.searchsorted(slots, _find(chunks, found)[0])] = rows @ query_vector
+            slots, cosine = self._cosines(slots, query_vector, nearest(query_vector, num_candidates), vectors)
             parts["meaning"] = weights.meaning * self._standardised(cosine, query_vector, vectors)
         parts["words"] = weights.words * scores[slots].astype(np.float64) / max(bound, 1e-9) ** 0.5
+        parts |= {name: values[slots] for name, values in self._priors().items()}
+        asked = [self._role_codes[role] for role in roles_asked_about(query, self._role_codes)]
+        if asked:
+            by_them = np.isin(np.array(self._roles)[slots], asked)
+            parts["speaker"] = weights.speaker * by_them.astype(np.float64)
         turns = np.array(self._turns, np.int64)[slots]
         if weights.recency:
-            age = self._turns[-1] - turns
-            parts["recency"] = weights.recency * 2.0 ** (-age / weights.recency_half_life)
+            parts["recency"] = weights.recency * np.exp2((turns - self._turns[-1]) / weights.recency_half_life)
         if weights.salience and salience:
             parts["salience"] = weights.salience * np.array([salience.get(int(c), 0.0) for c in chunks[slots]])
         total = np.sum(list(parts.values()), axis=0)
@@ -167,6 +168,32 @@ class Ranker:
                 if len(ranked) == k:
                     break
         return ranked
+
+    def _priors(self) -> dict[str, NDArray[np.float64]]:
+        """What speaks for each slot whatever is asked."""
+        if self._prior is None:
+            sizes, living = np.log1p(self.lexical.lengths), self.lexical.alive
+            deviation = max(float(sizes[living].std()), 1e-3)
+            substance = np.clip((sizes - sizes[living].mean()) / deviation, -2.0, 1.5)
+            self._prior = {
+                "told": self.weights.told * np.array(self._told, np.float64),
+                "substance": self.weights.substance * substance,
+            }
+        return self._prior
+
+    def _cosines(
+        self, slots: NDArray[np.intp], query: Floats, near: tuple[Ids, Floats], vectors: Vectors
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Slots with those of the nearest living chunks, ascending, and their cosines, NaN without a vector."""
+        chunks = self.lexical.chunks
+        near_slots, known = _find(chunks, near[0])
+        known &= self.lexical.alive[near_slots]
+        slots = np.union1d(slots, near_slots[known])
+        cosine = np.full(len(slots), np.nan)
+        cosine[np.searchsorted(slots, near_slots[known])] = near[1][known]
+        found, rows = vectors(chunks[slots[np.isnan(cosine)]])
+        cosine[np.searchsorted(slots, _find(chunks, found)[0])] = rows @ query
+        return slots, cosine
 
     def _standardised(self, cosine: NDArray[np.float64], query: Floats, vectors: Vectors) -> NDArray[np.float64]:
         """Cosines in deviations from the sample's mean; unknown ones (NaN) get the middle of the known."""

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from memarch.dialogue.ranking import Ranker, RankingWeights, cue_text, embedding_text
+from memarch.dialogue.ranking import Ranker, RankingWeights
 from memarch.dialogue.records import Chunk
 
 START = datetime(2024, 5, 6, 9, tzinfo=UTC)  # a Monday
@@ -70,7 +70,7 @@ PETS = [
 def test_words_alone_find_words_and_nothing_else():
     ranker = fill(PETS)
     found = ranker.rank("Which bread?")
-    assert numbers(found) == [4] and found[0].turn == 4 and set(found[0].parts) == {"words"}
+    assert numbers(found) == [4] and found[0].turn == 4 and set(found[0].parts) == {"words", "told", "substance"}
     assert ranker.rank("dog") == []
 
 
@@ -94,7 +94,7 @@ def test_parts_add_up_and_order_the_result():
     found = search(fill(PETS, weights), "bread for the dog", Vectors(PETS), salience={3: 1.0})
     assert all(sum(r.parts.values()) == pytest.approx(r.score) for r in found)
     assert [r.score for r in found] == sorted((r.score for r in found), reverse=True)
-    assert set(found[0].parts) == {"words", "meaning", "recency", "salience"}
+    assert set(found[0].parts) == {"words", "meaning", "told", "substance", "recency", "salience"}
     assert {r.chunk: r.parts["salience"] for r in found} == {1: 0, 2: 0, 3: pytest.approx(0.2), 4: 0}
 
 
@@ -102,8 +102,22 @@ def test_speaker_and_date_are_found():
     ranker = fill(PETS)
     assert numbers(ranker.rank("What did Ben say?")) == [4]
     assert numbers(ranker.rank("What happened on Tuesday?")) == [4]
-    assert cue_text("Ben", START) == "Ben Monday 6 May 2024"
-    assert embedding_text("Ben", "hello") == "Ben: hello"
+
+
+def test_the_speaker_who_is_asked_about_is_preferred():
+    both = [chunk(1, "I like pears", session="a"), chunk(2, "I like pears", session="b", role="Ben")]
+    for name, order in (("Ada", [1, 2]), ("Ben", [2, 1])):
+        found = fill(both).rank(f"What fruit like pears does {name} like?")
+        assert numbers(found) == order and found[0].parts["speaker"] > 0 == found[1].parts["speaker"]
+    assert "speaker" not in fill(both).rank("Do Ada and Ben like pears?")[0].parts
+
+
+def test_a_turn_that_tells_comes_before_one_that_asks_or_thanks():
+    said = ["Do they sell pears?", "I grow pears in my garden, we pick them in autumn", "Thanks for pears!"]
+    found = fill([chunk(i, text, session=str(i)) for i, text in enumerate(said, 1)]).rank("pears")
+    assert numbers(found)[0] == 2
+    assert found[0].parts["told"] > 0 == found[1].parts["told"]
+    assert found[0].parts["substance"] > found[1].parts["substance"]
 
 
 def test_an_answer_is_found_by_its_question_and_only_in_its_session():
@@ -122,7 +136,7 @@ def test_a_tail_without_vectors_is_ranked_by_its_words():
 
 
 def test_archived_restored_and_removed_chunks():
-    ranker = fill([*PETS, chunk(5, "more bread", session="e", archived_at=5)])
+    ranker = fill([*PETS, chunk(5, "I baked more bread", session="e", archived_at=5)])
     store = Vectors(PETS)
     assert len(ranker) == 4 and numbers(ranker.rank("bread")) == [4]
     ranker.archive([4, 99])
