@@ -140,6 +140,26 @@ def test_the_callers_own_words_are_never_cut() -> None:
     assert fits.report.part("compact").trimmed[0].action == "dropped"
 
 
+def test_no_size_of_budget_is_overrun_where_the_whole_costs_more_than_its_parts() -> None:
+    compact = "\n".join(f"Summary {n} of what was said." for n in range(9))
+    hits = [hit(n, f"memory {n} " + "word " * n) for n in range(1, 9)]
+    recent = [turn(20, "Hello there."), turn(21, "Hi, how are you?", role="assistant")]
+
+    def whole(messages: list[dict[str, str]]) -> int:
+        return sum(len(m["content"]) for m in messages) * 4 // 3
+
+    least = compose("Q?", count_tokens=len, count_prompt=whole).report.used_tokens
+    reasons = set()
+    for tokens in range(least, 2500, 7):
+        budget = Budget(tokens=tokens)
+        prompt = compose(
+            "Q?", compact=compact, hits=hits, recent=recent, budget=budget, count_tokens=len, count_prompt=whole
+        )
+        assert whole(prompt.messages) == prompt.report.used_tokens <= tokens
+        reasons |= {trimmed.why for part in prompt.report.parts for trimmed in part.trimmed}
+    assert "the prompt as a whole was over the budget" in reasons
+
+
 COUNTERS: list[Callable[[str], int]] = [
     estimate_tokens,
     words,
