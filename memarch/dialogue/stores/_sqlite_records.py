@@ -87,23 +87,23 @@ def pending_chunks(db: Database, limit: int | None) -> list[Chunk]:
 def _chunk_pages(
     db: Database, source: str, after: int, parameters: tuple[Any, ...], *, max_rows: int = _MAX_ROWS
 ) -> Iterator[Chunk]:
-    """A long turn has many chunks: its text is read once for all of them that follow each other."""
-    sql = f"SELECT {_CHUNK} FROM {source} ORDER BY chunk LIMIT ?"
-    turn: Turn | None = None
+    """A long turn has many chunks: its text is read once for all of them on a page."""
+    chunks_sql = f"SELECT {_CHUNK} FROM {source} ORDER BY chunk LIMIT ?"
+    turns_sql = f"SELECT {_TURN} FROM turns WHERE turn {_IN} ORDER BY turn"
     while True:
-        page, size, seen = [], 0, 0
+        page, seen = [], 0
         with db.lock:
-            rows = db.rows(sql, (after, *parameters, max_rows))
-            for row in rows:
-                after, seen = row[0], seen + 1
-                if turn is None or turn.turn != row[1]:
-                    found = db.row(f"SELECT {_TURN} FROM turns WHERE turn = ?", (row[1],))
-                    turn = None if found is None else _turn(db, found)
-                    size += 0 if turn is None else len(turn.text)
-                if turn is not None:  # None: a writer beside this reader erased it just now
-                    page.append(_chunk(row, turn))
-                if size >= _MAX_BYTES:
-                    break
+            rows = db.rows(chunks_sql, (after, *parameters, max_rows))
+            wanted = numbers_json(row[1] for row in rows)
+            found = db.page(turns_sql, (wanted,), max_rows=_MAX_ROWS, max_bytes=_MAX_BYTES)
+        turns = {row[0]: _turn(db, row) for row in found}
+        for row in rows:
+            turn = turns.get(row[1])
+            if turn is not None:  # None: a writer beside this reader erased it just now
+                page.append(_chunk(row, turn))
+            elif seen and row[1] > max(turns, default=0):
+                break  # the texts before it filled the page
+            after, seen = row[0], seen + 1
         yield from page
         if seen == len(rows) and len(rows) < max_rows:
             return

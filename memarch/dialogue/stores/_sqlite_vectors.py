@@ -82,6 +82,7 @@ class Vectors:
             chunks, vectors = check_vectors(chunks, vectors, model[2])
             if len(chunks) == 0:
                 return
+            self._drop_replaced(chunks)
             with self._db.transaction() as connection:
                 there = dict(
                     connection.execute(
@@ -101,6 +102,12 @@ class Vectors:
                 connection.execute("UPDATE state SET generation = generation + 1")
             alive = np.array([there.get(chunk, 0) == 1 for chunk in chunks.tolist()])
             self._follow(lambda index: index.add(chunks[alive], vectors[alive]))
+
+    def _drop_replaced(self, chunks: Ids) -> None:
+        """Bringing a remote index in line compares numbers, so what will get another vector must not be there."""
+        replaced = np.intersect1d(chunks, self.alive_ids()) if self._open_index is not None else []
+        if len(replaced) and (index := self._in_line()) is not None:
+            index.remove(replaced)
 
     def get(self, chunks: Ids) -> tuple[Ids, Floats]:
         """See `Store.get_vectors`."""
@@ -122,12 +129,14 @@ class Vectors:
     def nearest(self, query: Floats, k: int) -> tuple[Ids, Floats]:
         """See `Store.nearest`."""
         with self._db.lock:
-            index = self._in_line()
-            if index is None:
+            if (model := self.current()) is None:
                 if k < 1:
                     raise ValueError(f"k must be at least 1; got {k}")
                 return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-            chunks, cosines = index.search(check_query(query, k, index.dim), k)
+            query = check_query(query, k, model[2])
+            if (index := self._in_line()) is None:
+                return self._scan(query, k)
+            chunks, cosines = index.search(query, k)
             if self._open_index is None or len(chunks) == 0:
                 return chunks, cosines
             # A remote index may lag behind what another process erased or archived.
@@ -137,6 +146,14 @@ class Vectors:
             )
             keep = np.isin(chunks, [row[0] for row in alive])
             return chunks[keep], cosines[keep]
+
+    def _scan(self, query: Floats, k: int) -> tuple[Ids, Floats]:
+        """The nearest by reading all: for a reader whose remote index its writer has not brought in line."""
+        batches = [(chunks, vectors @ query) for chunks, vectors in self.alive()]
+        chunks = np.concatenate([np.empty(0, np.int64), *(each for each, _ in batches)])
+        cosines = np.concatenate([np.empty(0, np.float32), *(each for _, each in batches)])
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return chunks[best], cosines[best]
 
     def archive(self, chunks: Ids, turn: int) -> None:
         """See `Store.archive`."""
@@ -182,7 +199,7 @@ class Vectors:
         """Numbers that the index holds, after bringing it in line."""
         with self._db.lock:
             index = self._in_line()
-            return np.empty(0, dtype=np.int64) if index is None else index.ids()
+            return self.alive_ids() if index is None else index.ids()
 
     def erase(self, chunks: Ids, *, everything: bool = False) -> tuple[str, ...]:
         """Take these, already gone from the records, out of the index and of its file; names of rewritten files."""
@@ -255,7 +272,7 @@ class Vectors:
         if model is None:
             return None
         wanted = (self._db.value("SELECT generation FROM state"), model[0])
-        if self._index is not None and self._stands_for == wanted:
+        if self._stands_for == wanted:
             return self._index
         self._forget_index()
         if self._open_index is None:
@@ -274,16 +291,28 @@ class Vectors:
                 index.add(chunks, vectors)
         return index
 
-    def _sync(self, index: RemoteIndex, generation: int) -> RemoteIndex:
-        """Add what the remote index lacks, remove what it holds too much, unless it stands for this generation."""
-        if self._db.read_only or index.generation() == generation:
+    def _sync(self, index: RemoteIndex, generation: int) -> RemoteIndex | None:
+        """Add what the remote index lacks, remove what it holds too much, unless it stands for this generation.
+
+        None for a reader that would miss something: it may not write, its writer brings the index in line.
+        """
+        try:
+            if index.generation() == generation:
+                return index
+            held, wanted = index.ids(), self.alive_ids()
+            if self._db.read_only:
+                if np.isin(wanted, held).all():
+                    return index
+                index.close()
+                return None
+            index.remove(np.setdiff1d(held, wanted))
+            for chunks, vectors in self.alive():
+                lacking = ~np.isin(chunks, held)
+                index.add(chunks[lacking], vectors[lacking])
             return index
-        held, wanted = index.ids(), self.alive_ids()
-        index.remove(np.setdiff1d(held, wanted))
-        for chunks, vectors in self.alive():
-            lacking = ~np.isin(chunks, held)
-            index.add(chunks[lacking], vectors[lacking])
-        return index
+        except DialogueError:
+            index.close()
+            raise
 
     def _matrix(self, blobs: list[bytes], dim: int) -> Floats:
         if any(len(blob) != 4 * dim for blob in blobs):
