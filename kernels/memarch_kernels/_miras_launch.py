@@ -137,15 +137,21 @@ MAX_REGISTERS = 255
 
 
 def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
-    """Warps, stages and (forward) the slice of values of a matrix kernel."""
+    """Warps, stages and the slice BV of values of a matrix kernel: of a program (forward), of a pass (backward).
+
+    Values that a link couples cannot be sliced; those that only a loss couples can in the backward, which sums first.
+    """
     wide = sizes.block_dim * max(sizes.block_dim, sizes.block_chunk)
-    launch = {"num_warps": 8, "num_stages": 1, "maxnreg": MAX_REGISTERS}
-    if not backward:
-        rows_couple = rule.bias == "huber" and rule.huber in ("mixture", "norm")
-        whole = rows_couple or rule.link in ("lq", "pnorm_dual", "softmax")
-        launch["BV"] = sizes.block_dim if whole else min(64, sizes.block_dim)
-        if wide <= 64 * 64 and sizes.block_chunk < 64:
-            launch["num_warps"] = 4
+    launch = {"num_warps": 8, "num_stages": 1}
+    whole = rule.link in ("lq", "pnorm_dual", "softmax")
+    if backward:
+        launch["maxnreg"] = MAX_REGISTERS
+        launch["BV"] = sizes.block_dim if whole else min(32, sizes.block_dim)
+        return launch
+    rows_couple = rule.bias == "huber" and rule.huber in ("mixture", "norm")
+    launch["BV"] = sizes.block_dim if whole or rows_couple else min(64, sizes.block_dim)
+    if wide <= 64 * 64 and sizes.block_chunk < 64:
+        launch["num_warps"] = 4
     return launch
 
 
@@ -160,4 +166,4 @@ def mlp_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
         warps, tile = 4, 32
     if not backward and sizes.block_chunk == 64 and sizes.block_dim <= 64:
         warps, tile = 4, 32
-    return {"num_warps": warps, "num_stages": 1, "maxnreg": MAX_REGISTERS, "BN": min(tile, sizes.block_hidden)}
+    return {"num_warps": warps, "num_stages": 1, "BN": min(tile, sizes.block_hidden)}

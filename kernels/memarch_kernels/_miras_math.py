@@ -82,8 +82,24 @@ def layer_norm_vjp(dy, y_hat, rstd, inside, D: tl.constexpr):
 
 
 @triton.jit
+def row_sums(x, BIAS: tl.constexpr, HUBER: tl.constexpr):
+    """Row sums `[.., 1]` where the loss couples a row's entries, else zeros: of e * e, and of e * dg for the vjp."""
+    if BIAS == "huber" and (HUBER == "norm" or HUBER == "mixture"):
+        total = tl.sum(x, 1, keep_dims=True)
+    else:
+        total = tl.zeros_like(tl.sum(x, 1, keep_dims=True))
+    return total
+
+
+@triton.jit
 def error_gradient(e, delta, BIAS: tl.constexpr, HUBER: tl.constexpr, P: tl.constexpr):
-    """rho(e): gradient of the attentional bias with respect to the prediction."""
+    """rho(e): gradient of the attentional bias with respect to the prediction, of whole rows."""
+    return error_gradient_tile(e, row_sums(e * e, BIAS, HUBER), delta, BIAS, HUBER, P)
+
+
+@triton.jit
+def error_gradient_tile(e, square, delta, BIAS: tl.constexpr, HUBER: tl.constexpr, P: tl.constexpr):
+    """rho(e) of some columns; square: `row_sums` of e * e over all columns."""
     if BIAS == "lp":
         g = P * smooth_sign(e) * power(e * e + ABS_EPS, (P - 1.0) / 2.0)
     elif BIAS == "huber":
@@ -92,7 +108,7 @@ def error_gradient(e, delta, BIAS: tl.constexpr, HUBER: tl.constexpr, P: tl.cons
         elif HUBER == "pseudo":
             g = e * (delta / tl.sqrt(delta * delta + e * e + FLOOR))
         else:
-            norm = tl.sqrt(tl.sum(e * e, 1, keep_dims=True))
+            norm = tl.sqrt(square)
             if HUBER == "norm":
                 g = e * tl.minimum(delta / tl.maximum(norm, FLOOR), 1.0)
             else:
@@ -104,13 +120,22 @@ def error_gradient(e, delta, BIAS: tl.constexpr, HUBER: tl.constexpr, P: tl.cons
 
 @triton.jit
 def error_gradient_vjp(e, delta, dg, BIAS: tl.constexpr, HUBER: tl.constexpr, P: tl.constexpr):
-    """Pull dg back through rho: (de, every entry's share of the threshold's gradient)."""
+    """Pull dg back through rho: (de, every entry's share of the threshold's gradient), of whole rows."""
+    square, product = row_sums(e * e, BIAS, HUBER), row_sums(e * dg, BIAS, HUBER)
+    return error_gradient_tile_vjp(e, square, product, delta, dg, BIAS, HUBER, P)
+
+
+@triton.jit
+def error_gradient_tile_vjp(
+    e, square, product, delta, dg, BIAS: tl.constexpr, HUBER: tl.constexpr, P: tl.constexpr
+):  # fmt: skip
+    """The same of some columns; square, product: `row_sums` of e * e and e * dg over all columns."""
     ddelta = tl.zeros_like(e)
     if BIAS == "lp":
         sign = smooth_sign(e)
-        square = e * e + ABS_EPS
-        slope = 10.0 * (1.0 - sign * sign) * power(square, (P - 1.0) / 2.0)
-        slope += (P - 1.0) * sign * e * power(square, (P - 1.0) / 2.0) / square
+        least = e * e + ABS_EPS
+        slope = 10.0 * (1.0 - sign * sign) * power(least, (P - 1.0) / 2.0)
+        slope += (P - 1.0) * sign * e * power(least, (P - 1.0) / 2.0) / least
         de = P * slope * dg
     elif BIAS == "huber":
         if HUBER == "coordinate":
@@ -123,12 +148,12 @@ def error_gradient_vjp(e, delta, dg, BIAS: tl.constexpr, HUBER: tl.constexpr, P:
             de = dg * flat * flat * flat
             ddelta = dg * steep * steep * steep
         else:
-            norm = tl.sqrt(tl.sum(e * e, 1, keep_dims=True))
+            norm = tl.sqrt(square)
             outside = norm > delta
             if HUBER == "norm":
                 inverse = 1.0 / tl.maximum(norm, FLOOR)
                 unit = e * inverse
-                along = tl.sum(unit * dg, 1, keep_dims=True)
+                along = product * inverse
                 de = tl.where(outside, (dg - unit * along) * (delta * inverse), dg)
                 ddelta = tl.where(outside, unit * dg, 0.0)
             else:

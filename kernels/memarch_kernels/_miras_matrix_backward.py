@@ -1,9 +1,11 @@
 """Matrix memory, backward: one program per (sequence, head) walks its chunks in reverse.
 
-States are recomputed from the checkpoints, G chunks at a time, into `scratch`. d<name> is the gradient of <name>; names
-follow _miras_matrix. Registers are what is scarce: tiles are loaded again rather than kept, and gates need no products
-of their own, because the reads are linear in q and the writes in step * k (a gate's gradient is a row sum of q * dq or
-k * dk). Products with a transposed *result* of another product are computed the other way round instead (see
+States are recomputed from the checkpoints, G chunks at a time, into `scratch`. The gradient of the state stays in
+`d_running`. Both pass through the registers in tiles of BV values, all of them at once only where a link couples them.
+d<name> is the gradient of <name>; names follow _miras_matrix.
+
+Gates need no products of their own: reads are linear in q and writes in step * k, so a gate's gradient is a row sum of
+q * dq or k * dk. Products with a transposed *result* of another product are computed the other way round instead (see
 `scores_t`): Triton 3.4 to 3.7 miscompile the transposed form on Hopper.
 """
 
@@ -24,7 +26,16 @@ from ._miras_gates import (
     store_rows,
     walk,
 )
-from ._miras_math import error_gradient, error_gradient_vjp, link_direction, link_share, link_vjp, mm, norm_to
+from ._miras_math import (
+    error_gradient_tile,
+    error_gradient_tile_vjp,
+    link_direction,
+    link_share,
+    link_vjp,
+    mm,
+    norm_to,
+    row_sums,
+)
 from ._miras_matrix import inner_error, link_matrix, load_matrix, matrix_update, store_matrix
 
 
@@ -52,11 +63,50 @@ def along_channels(x, CHANNEL: tl.constexpr):
 
 
 @triton.jit
+def load_start(states, index, anchor, program, j, keys, values, D: tl.constexpr, HAS_STATE: tl.constexpr):
+    """A' at which chunk j takes its gradients: its state, or the anchor of a chunk that was begun before."""
+    start = load_matrix(states, index, keys, values, D)
+    if HAS_STATE:
+        if j == 0:
+            start = load_matrix(anchor, program, keys, values, D)
+    return start
+
+
+@triton.jit
+def load_delta(threshold, row, valid, values, D: tl.constexpr, DELTA: tl.constexpr, DELTA_CHANNEL: tl.constexpr):
+    """The thresholds of these values; 0 where the loss has none."""
+    delta = 0.0
+    if DELTA:
+        delta = load_gate(threshold, row, valid, values, D, DELTA_CHANNEL)
+    return delta
+
+
+@triton.jit
+def error_squares(
+    k_, v, states, index, anchor, program, j, row, valid, keys,
+    BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
+    BIAS: tl.constexpr, HUBER: tl.constexpr, LINK: tl.constexpr, Q: tl.constexpr, MASS: tl.constexpr,
+    SHRINK: tl.constexpr, HAS_STATE: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Row sums `[BC, 1]` of the squared error over all values, where the loss needs them."""
+    total = tl.zeros((BC, 1), tl.float32)
+    if BIAS == "huber" and (HUBER == "norm" or HUBER == "mixture"):
+        for t in range(0, BD, BV):
+            values = t + tl.arange(0, BV)
+            present = (keys < D)[:, None] & (values < D)[None, :]
+            start = load_start(states, index, anchor, program, j, keys, values, D, HAS_STATE)
+            wt, _, _ = link_matrix(start, present, LINK, Q, MASS, SHRINK)
+            e = inner_error(k_, load_rows(v, row, valid, values, D), wt, BIAS, DOT, PRECISION)
+            total += tl.sum(e * e, 1, keep_dims=True)
+    return total
+
+
+@triton.jit
 def matrix_backward(
     q, k, v, log_decay, step_size, threshold, anchor, plan, position, checkpoints,
-    d_o, d_end, d_end_anchor, dq, dk, dv, d_log_decay, d_step_size, d_threshold, d_anchor, d_running, scratch,
+    d_o, d_end, d_end_anchor, dq, dk, dv, d_log_decay, d_step_size, d_threshold, d_anchor, d_running, scratch, errors,
     num_sequences, H,
-    C: tl.constexpr, BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, G: tl.constexpr,
+    C: tl.constexpr, BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, G: tl.constexpr,
     BIAS: tl.constexpr, HUBER: tl.constexpr, LINK: tl.constexpr,
     P: tl.constexpr, Q: tl.constexpr, MASS: tl.constexpr, SHRINK: tl.constexpr,
     FROZEN: tl.constexpr, CHANNEL: tl.constexpr, DELTA: tl.constexpr, DELTA_CHANNEL: tl.constexpr,
@@ -64,139 +114,176 @@ def matrix_backward(
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     program, h, first, last, origin, num_chunks, checkpoint = walk(plan, position, num_sequences, H, C, HAS_STATE)
-    columns = tl.arange(0, BD)
-    present = (columns < D)[:, None] & (columns < D)[None, :]
-    dat = tl.zeros((BD, BD), tl.float32)
-    if HAS_D_END:
-        dat += load_matrix(d_end, program, columns, columns, D)
-    d_kept = tl.zeros((BD, BD), tl.float32)
+    keys = tl.arange(0, BD)
     inside = (last - origin) % C != 0
-    if HAS_D_ANCHOR:
-        # An end on a chunk's boundary starts the next chunk from where it is.
-        given = load_matrix(d_end_anchor, program, columns, columns, D)
-        d_kept += tl.where(inside, given, 0.0)
-        dat += tl.where(inside, 0.0, given)
+    for t in range(0, BD, BV):
+        values = t + tl.arange(0, BV)
+        dat = tl.zeros((BD, BV), tl.float32)
+        if HAS_D_END:
+            dat += load_matrix(d_end, program, keys, values, D)
+        if HAS_D_ANCHOR:
+            # An end on a chunk's boundary starts the next chunk from where it is.
+            dat += tl.where(inside, 0.0, load_matrix(d_end_anchor, program, keys, values, D))
+        store_matrix(d_running, dat, program, keys, values, D)
     num_groups = tl.cdiv(num_chunks, G)
     for back in range(num_groups):
         group = num_groups - 1 - back
         count = tl.minimum(G, num_chunks - group * G)
-        at = load_matrix(checkpoints, (checkpoint + group) * H + h, columns, columns, D)
-        if G > 1:
-            tl.debug_barrier()
-            for i in range(count):
-                store_matrix(scratch, at, program * G + i, columns, columns, D)
-                if i + 1 < count:
-                    j = group * G + i
-                    row, valid = chunk_rows(j, h, H, first, last, origin, C, BC)
-                    k_ = load_rows(k, row, valid, columns, D)
-                    v_ = load_rows(v, row, valid, columns, D)
-                    log_a = load_gate(log_decay, row, valid, columns, D, CHANNEL)
-                    step = load_gate(step_size, row, valid, columns, D, CHANNEL)
-                    delta = 0.0
-                    if DELTA:
-                        delta = load_gate(threshold, row, valid, columns, D, DELTA_CHANNEL)
-                    start = at
-                    if HAS_STATE:
-                        if j == 0:
-                            start = load_matrix(anchor, program, columns, columns, D)
-                    wt, scale, total = link_matrix(start, present, LINK, Q, MASS, SHRINK)
-                    u = error_gradient(inner_error(k_, v_, wt, BIAS, DOT, PRECISION), delta, BIAS, HUBER, P)
-                    b, end = tl.cumsum(log_a, 0), tl.sum(log_a, 0, keep_dims=True)
-                    at = matrix_update(at, u, k_, b, end, step, DOT, PRECISION)
+        for t in range(0, BD, BV):
+            values = t + tl.arange(0, BV)
+            at = load_matrix(checkpoints, (checkpoint + group) * H + h, keys, values, D)
+            store_matrix(scratch, at, program * G, keys, values, D)
+        tl.debug_barrier()
+        for i in range(count - 1):
+            j, index = group * G + i, program * G + i
+            row, valid = chunk_rows(j, h, H, first, last, origin, C, BC)
+            k_ = load_rows(k, row, valid, keys, D)
+            log_a = load_gate(log_decay, row, valid, keys, D, CHANNEL)
+            step = load_gate(step_size, row, valid, keys, D, CHANNEL)
+            b, sum_b = tl.cumsum(log_a, 0), tl.sum(log_a, 0, keep_dims=True)
+            square = error_squares(
+                k_, v, scratch, index, anchor, program, j, row, valid, keys,
+                BC, D, BD, BV, BIAS, HUBER, LINK, Q, MASS, SHRINK, HAS_STATE, DOT, PRECISION,
+            )  # fmt: skip
+            for t in range(0, BD, BV):
+                values = t + tl.arange(0, BV)
+                present = (keys < D)[:, None] & (values < D)[None, :]
+                start = load_start(scratch, index, anchor, program, j, keys, values, D, HAS_STATE)
+                wt, _, _ = link_matrix(start, present, LINK, Q, MASS, SHRINK)
+                delta = load_delta(threshold, row, valid, values, D, DELTA, DELTA_CHANNEL)
+                e = inner_error(k_, load_rows(v, row, valid, values, D), wt, BIAS, DOT, PRECISION)
+                u = error_gradient_tile(e, square, delta, BIAS, HUBER, P)
+                at = load_matrix(scratch, index, keys, values, D)
+                at = matrix_update(at, u, k_, b, sum_b, step, DOT, PRECISION)
+                store_matrix(scratch, at, index + 1, keys, values, D)
             tl.debug_barrier()
         for back_i in range(count):
             i = count - 1 - back_i
-            j = group * G + i
+            j, index = group * G + i, program * G + i
             row, valid = chunk_rows(j, h, H, first, last, origin, C, BC)
-            k_ = load_rows(k, row, valid, columns, D)
-            v_ = load_rows(v, row, valid, columns, D)
-            log_a = load_gate(log_decay, row, valid, columns, D, CHANNEL)
-            step = load_gate(step_size, row, valid, columns, D, CHANNEL)
-            delta = 0.0
-            if DELTA:
-                delta = load_gate(threshold, row, valid, columns, D, DELTA_CHANNEL)
-            if G > 1:
-                at = load_matrix(scratch, program * G + i, columns, columns, D)
-            start = at
-            if HAS_STATE:
-                if j == 0:
-                    start = load_matrix(anchor, program, columns, columns, D)
-            wt, scale, total = link_matrix(start, present, LINK, Q, MASS, SHRINK)
-            u = error_gradient(inner_error(k_, v_, wt, BIAS, DOT, PRECISION), delta, BIAS, HUBER, P).to(DOT)
+            k_ = load_rows(k, row, valid, keys, D)
+            q_ = load_rows(q, row, valid, keys, D)
+            log_a = load_gate(log_decay, row, valid, keys, D, CHANNEL)
+            step = load_gate(step_size, row, valid, keys, D, CHANNEL)
             b, sum_b = tl.cumsum(log_a, 0), tl.sum(log_a, 0, keep_dims=True)
+            decay_end = tl.sum(tl.exp(sum_b), 0)[:, None]
             fall_end = tl.exp(sum_b - b)
+            k_write = (k_ * (fall_end * step)).to(DOT)
+            q_read, scores_t = q_.to(DOT), k_write
+            if not FROZEN:
+                q_read = (q_ * tl.exp(b)).to(DOT)
+                if CHANNEL:
+                    scores_t = mm(k_ * (tl.exp(-b) * step), tl.trans(q_read), DOT, PRECISION)
+                    scores_t = tl.where(causal_transposed(BC), scores_t, 0.0).to(DOT)
+                else:
+                    scores_t = mm(k_, tl.trans(q_), DOT, PRECISION) * pairwise_transposed(b, BC)
+                    scores_t = (scores_t * step).to(DOT)
+            scale = 1.0
+            if LINK == "lq" and not FROZEN:
+                start = load_start(scratch, index, anchor, program, j, keys, keys, D, HAS_STATE)
+                _, scale, _ = link_matrix(start, (keys < D)[:, None] & (keys < D)[None, :], LINK, Q, MASS, SHRINK)
+            square = error_squares(
+                k_, v, scratch, index, anchor, program, j, row, valid, keys,
+                BC, D, BD, BV, BIAS, HUBER, LINK, Q, MASS, SHRINK, HAS_STATE, DOT, PRECISION,
+            )  # fmt: skip
 
-            # The memory at the chunk's end: A' = decay_C A' - (fall_end step K)' U. dk_ is for step * K until below.
-            du = -mm(k_ * (fall_end * step), dat, DOT, PRECISION)
-            dk_ = -mm(u, tl.trans(dat), DOT, PRECISION) * fall_end
+            # First pass. The memory at the chunk's end, A' = decay_C A' - (write K)' U, and the reads: du is kept.
+            dq_, dk_ = tl.zeros((BC, BD), tl.float32), tl.zeros((BC, BD), tl.float32)
+            dscores, dscores_t = tl.zeros((BC, BC), tl.float32), tl.zeros((BC, BC), tl.float32)
+            kept = tl.zeros((BD,), tl.float32)
+            product = tl.zeros((BC, 1), tl.float32)
+            for t in range(0, BD, BV):
+                values = t + tl.arange(0, BV)
+                present = (keys < D)[:, None] & (values < D)[None, :]
+                start = load_start(scratch, index, anchor, program, j, keys, values, D, HAS_STATE)
+                wt, _, _ = link_matrix(start, present, LINK, Q, MASS, SHRINK)
+                delta = load_delta(threshold, row, valid, values, D, DELTA, DELTA_CHANNEL)
+                e = inner_error(k_, load_rows(v, row, valid, values, D), wt, BIAS, DOT, PRECISION)
+                u = error_gradient_tile(e, square, delta, BIAS, HUBER, P).to(DOT)
+                dn = load_rows(d_o, row, valid, values, D).to(tl.float32) * scale
+                dat = load_matrix(d_running, program, keys, values, D)
+                du = -mm(k_write, dat, DOT, PRECISION)
+                dk_ -= mm(u, tl.trans(dat), DOT, PRECISION)
+                at = load_matrix(scratch, index, keys, values, D)
+                kept += tl.sum(dat * at, 1)
+                dat = dat * decay_end
+                if FROZEN:
+                    dq_ += mm(dn, tl.trans(wt), DOT, PRECISION)
+                else:
+                    dat += mm(tl.trans(q_read), dn, DOT, PRECISION)
+                    dq_ += mm(dn, tl.trans(at), DOT, PRECISION)
+                    du -= mm(scores_t, dn, DOT, PRECISION)
+                    dscores += mm(dn, tl.trans(u), DOT, PRECISION)
+                    dscores_t += mm(u, tl.trans(dn), DOT, PRECISION)
+                store_matrix(d_running, dat, program, keys, values, D)
+                product += row_sums(e * du, BIAS, HUBER)
+                at_tile = tl.arange(0, BC)[:, None] * BD + values[None, :]
+                tl.store(errors + program * BC * BD + at_tile, du)
+            tl.debug_barrier()
+
+            # Gates; dk_ is the gradient of step * K until it is multiplied.
+            dk_ = dk_ * fall_end
             db_end = tl.sum(along_channels(dk_ * k_, CHANNEL) * step, 0, keep_dims=True)
-            kept = tl.sum(dat * at, 1)
             if CHANNEL:
                 db_end += kept[None, :] * tl.exp(sum_b)
             else:
                 db_end += tl.sum(kept) * tl.exp(sum_b)
-            dat = dat * tl.sum(tl.exp(sum_b), 0)[:, None]
-
-            # Reads.
-            q_ = load_rows(q, row, valid, columns, D)
-            dn = load_rows(d_o, row, valid, columns, D).to(tl.float32)
-            dwt = tl.zeros((BD, BD), tl.float32)
-            dscale = 0.0
-            if FROZEN:
-                dq_ = mm(dn, tl.trans(wt), DOT, PRECISION)
-                dwt += mm(tl.trans(q_), dn, DOT, PRECISION)
-                db = tl.zeros_like(b)
-            else:
-                if LINK == "lq":
-                    dn = dn * scale
-                decay = tl.exp(b)
-                q_read = q_ * decay
-                dat += mm(tl.trans(q_read), dn, DOT, PRECISION)
+            db = tl.zeros_like(b)
+            if not FROZEN:
                 if CHANNEL:
                     gain = tl.exp(-b)
-                    gained = k_ * (gain * step)
-                    scores_t = tl.where(causal_transposed(BC), mm(gained, tl.trans(q_read), DOT, PRECISION), 0.0)
-                    du -= mm(scores_t, dn, DOT, PRECISION)
-                    dscores_t = tl.where(causal_transposed(BC), mm(u, tl.trans(dn), DOT, PRECISION), 0.0)
+                    dscores = tl.where(causal(BC), dscores, 0.0)
+                    dscores_t = tl.where(causal_transposed(BC), dscores_t, 0.0)
                     dk_ -= mm(dscores_t, q_read, DOT, PRECISION) * gain
-                    dscores = tl.where(causal(BC), mm(dn, tl.trans(u), DOT, PRECISION), 0.0)
-                    dq_ = mm(dn, tl.trans(at), DOT, PRECISION) - mm(dscores, gained, DOT, PRECISION)
-                    dq_ = dq_ * decay
+                    dq_ = (dq_ - mm(dscores, k_ * (gain * step), DOT, PRECISION)) * tl.exp(b)
                 else:
-                    fall_t = pairwise_transposed(b, BC)
-                    scores_t = mm(k_, tl.trans(q_), DOT, PRECISION) * fall_t * step
-                    du -= mm(scores_t, dn, DOT, PRECISION)
-                    dk_ -= mm(mm(u, tl.trans(dn), DOT, PRECISION) * fall_t, q_, DOT, PRECISION)
-                    dscores = mm(dn, tl.trans(u), DOT, PRECISION) * pairwise(b, BC) * as_row(step)
-                    dq_ = mm(dn, tl.trans(at), DOT, PRECISION) * decay - mm(dscores, k_, DOT, PRECISION)
+                    dk_ -= mm(dscores_t * pairwise_transposed(b, BC), q_, DOT, PRECISION)
+                    dq_ = dq_ * tl.exp(b)
+                    dq_ -= mm(dscores * pairwise(b, BC) * as_row(step), k_, DOT, PRECISION)
                 db = along_channels(dq_ * q_, CHANNEL)
-                if LINK == "lq":
-                    dscale = tl.sum(db) / scale
-            store_rows(dq, dq_, row, valid, columns, D)
+            dscale = 0.0
+            if LINK == "lq" and not FROZEN:
+                dscale = tl.sum(db) / scale
+            store_rows(dq, dq_, row, valid, keys, D)
             dstep = along_channels(dk_ * k_, CHANNEL)
-            store_gate(d_step_size, dstep, row, valid, columns, D, CHANNEL)
+            store_gate(d_step_size, dstep, row, valid, keys, D, CHANNEL)
             gate = log_decay_gradient(db - dstep * step, db_end)
-            store_gate(d_log_decay, gate, row, valid, columns, D, CHANNEL)
+            store_gate(d_log_decay, gate, row, valid, keys, D, CHANNEL)
             dk_ = dk_ * step
 
-            # The inner error, computed again.
-            e = inner_error(k_, v_, wt, BIAS, DOT, PRECISION)
-            de, ddelta = error_gradient_vjp(e, delta, du, BIAS, HUBER, P)
-            if DELTA:
-                store_gate(d_threshold, ddelta, row, valid, columns, D, DELTA_CHANNEL)
-            store_rows(dv, -de, row, valid, columns, D)
-            if BIAS != "dot":
-                dk_ += mm(de, tl.trans(wt), DOT, PRECISION)
-                dwt += mm(tl.trans(k_), de, DOT, PRECISION)
-            store_rows(dk, dk_, row, valid, columns, D)
-
-            dstart = link_matrix_vjp(start, wt, dwt, dscale, scale, total, LINK, Q, MASS)
-            if HAS_D_ANCHOR:
-                if j == num_chunks - 1:
-                    dstart += d_kept
-            if HAS_STATE:
-                if j == 0:
-                    store_matrix(d_anchor, dstart, program, columns, columns, D)
-                    dstart = tl.zeros((BD, BD), tl.float32)
-            dat += dstart
-    store_matrix(d_running, dat, program, columns, columns, D)
+            # Second pass: the inner error.
+            ddelta = tl.zeros((BC, 1), tl.float32)
+            for t in range(0, BD, BV):
+                values = t + tl.arange(0, BV)
+                present = (keys < D)[:, None] & (values < D)[None, :]
+                start = load_start(scratch, index, anchor, program, j, keys, values, D, HAS_STATE)
+                wt, link_scale, total = link_matrix(start, present, LINK, Q, MASS, SHRINK)
+                delta = load_delta(threshold, row, valid, values, D, DELTA, DELTA_CHANNEL)
+                e = inner_error(k_, load_rows(v, row, valid, values, D), wt, BIAS, DOT, PRECISION)
+                du = tl.load(errors + program * BC * BD + tl.arange(0, BC)[:, None] * BD + values[None, :])
+                de, share = error_gradient_tile_vjp(e, square, product, delta, du, BIAS, HUBER, P)
+                store_rows(dv, -de, row, valid, values, D)
+                if DELTA_CHANNEL:
+                    store_rows(d_threshold, share, row, valid, values, D)
+                elif DELTA:
+                    ddelta += tl.sum(share, 1, keep_dims=True)
+                dwt = tl.zeros((BD, BV), tl.float32)
+                if BIAS != "dot":
+                    dk_ += mm(de, tl.trans(wt), DOT, PRECISION)
+                    dwt += mm(tl.trans(k_), de, DOT, PRECISION)
+                if FROZEN:
+                    dwt += mm(tl.trans(q_read), load_rows(d_o, row, valid, values, D), DOT, PRECISION)
+                dstart = link_matrix_vjp(start, wt, dwt, dscale, link_scale, total, LINK, Q, MASS)
+                if HAS_D_ANCHOR:
+                    if j == num_chunks - 1:
+                        dstart += tl.where(inside, load_matrix(d_end_anchor, program, keys, values, D), 0.0)
+                if HAS_STATE:
+                    if j == 0:
+                        store_matrix(d_anchor, dstart, program, keys, values, D)
+                        dstart = tl.zeros((BD, BV), tl.float32)
+                dat = load_matrix(d_running, program, keys, values, D) + dstart
+                store_matrix(d_running, dat, program, keys, values, D)
+            store_rows(dk, dk_, row, valid, keys, D)
+            if DELTA and not DELTA_CHANNEL:
+                store_gate(d_threshold, ddelta, row, valid, keys, D, False)
+            tl.debug_barrier()

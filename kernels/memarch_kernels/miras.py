@@ -241,8 +241,9 @@ class Call:
         wanted = (*(self.q if d is None else d for d in d_tokens), *(d_anchor or d_running), *d_running)
         states = [w.new_empty(self.programs * self.plan.group, *w.shape[-2:]) for w in self.running]
         if self.rule.memory == "matrix":
+            tile = self.q.new_empty(self.programs, self.sizes.block_chunk, self.sizes.block_dim, dtype=torch.float32)
             matrix_backward[(self.programs,)](
-                *self.tokens, *self.anchor, *self.where, *saved, *given, *wanted, *states, *self.counts,
+                *self.tokens, *self.anchor, *self.where, *saved, *given, *wanted, *states, tile, *self.counts,
                 **flags, **self.options, **matrix_launch(self.sizes, self.rule, backward=True),
             )  # fmt: skip
         else:

@@ -25,9 +25,15 @@ SMALL = {"batch_size": 1, "seq_len": 9, "num_heads": 2, "head_dim": 7, "hidden_d
 
 @pytest.fixture(autouse=True)
 def several_tiles(monkeypatch):
-    """Hidden tiles of 16, so that 19 hidden units already take two."""
-    launch = kernels.mlp_launch
-    monkeypatch.setattr(kernels, "mlp_launch", lambda *a, **k: {**launch(*a, **k), "BN": 16})
+    """Hidden tiles of 16, so that 19 hidden units already take two; values in slices of 16 where they can be sliced."""
+    mlp, matrix = kernels.mlp_launch, kernels.matrix_launch
+
+    def sliced(sizes, rule, *, backward):
+        launch = matrix(sizes, rule, backward=backward)
+        return launch | {"BV": 16} if backward and rule.link not in ("lq", "pnorm_dual", "softmax") else launch
+
+    monkeypatch.setattr(kernels, "mlp_launch", lambda *a, **k: {**mlp(*a, **k), "BN": 16})
+    monkeypatch.setattr(kernels, "matrix_launch", sliced)
 
 
 @pytest.mark.parametrize("name", CLOSED_FORM)
@@ -40,7 +46,9 @@ def test_every_rule_per_head_cut_inside_a_chunk(name):
     check_against_reference(RULES[name], cut_at=6, **SMALL | {"num_heads": 1})
 
 
-@pytest.mark.parametrize("name", ["moneta", "yaad", "memora", "matrix-huber-norm", "matrix-lq-running"])
+@pytest.mark.parametrize(
+    "name", ["moneta", "yaad", "memora", "matrix-huber-norm", "matrix-lq-running", "matrix-huber-coordinate"]
+)
 @pytest.mark.parametrize("dim, hidden, chunk", [(16, 64, 16), (20, 33, 3), (33, 24, 1)])
 def test_sizes(name, dim, hidden, chunk):
     """Exactly a tile, and no tile's multiple; chunks of 16, 3 and 1."""
