@@ -66,16 +66,11 @@ class MilvusConnection:
         from grpc import RpcError
         from pymilvus.exceptions import MilvusException
 
-        logger = logging.getLogger("pymilvus")
-        with _lite_lock if self.lite else nullcontext():
-            level = logger.level
-            logger.setLevel(logging.CRITICAL)  # it logs, with a traceback, each error that it also raises
+        with _lite_lock if self.lite else nullcontext(), _quiet():
             try:
                 yield
             except (MilvusException, RpcError) as error:
                 raise self._unavailable(error) from error
-            finally:
-                logger.setLevel(level)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         if self._path is not None:
@@ -116,9 +111,10 @@ class MilvusConnection:
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
         index = client.prepare_index_params()
         index.add_index("vector", index_type="FLAT", metric_type="IP")
-        client.create_collection(
-            name, schema=schema, index_params=index, consistency_level="Strong", timeout=TIMEOUT_SECONDS
-        )
+        client.create_collection(name, schema=schema, consistency_level="Strong", timeout=TIMEOUT_SECONDS)
+        # Without rows there is nothing to wait for; pymilvus would sleep half a second all the same.
+        client.create_index(name, index, timeout=TIMEOUT_SECONDS, sync=False)
+        client.load_collection(name, timeout=TIMEOUT_SECONDS)
 
     def rows(self, name: str, where: str, fields: list[str]) -> Iterator[list[dict[str, Any]]]:
         """Pages of the rows that match."""
@@ -161,3 +157,17 @@ class MilvusConnection:
                 from milvus_lite.server_manager import server_manager_instance
 
                 server_manager_instance.release_server(self._path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """pymilvus logs each error that it also raises, with a traceback; Milvus Lite's server logs what it lacks."""
+    loggers = [logging.getLogger(name) for name in ("pymilvus", "grpc._server")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -15,7 +15,7 @@ from ._checks import check_turns, decode_text, encode_text, to_microseconds
 from ._postgres_connection import PostgresConnection
 
 # Pages end at either limit, so that neither many short nor a few long texts fill the memory.
-_MAX_ROWS, _MAX_BYTES = 2000, 4 * 2**20
+_MAX_ROWS, _MAX_BYTES = 1000, 4 * 2**20
 
 _TURNS = b"""
 SELECT turn, session, role, time, source_id, sha256, text FROM (
@@ -193,7 +193,7 @@ def put_summary(
     replaces: Sequence[int],
 ) -> Summary:  # fmt: skip
     """See `Store.put_summary`. The lineage is kept as turns, so that it outlives a replaced level in between."""
-    wanted = sorted({int(source) for source in sources})
+    wanted = list(dict.fromkeys(int(source) for source in sources))
     if level < 1 or not wanted:
         raise ValueError(
             f"a summary needs a level of at least 1 and a source; got level {level}, {len(wanted)} sources"

@@ -61,6 +61,7 @@ class PostgresVectors:
             chunks, vectors = check_vectors(chunks, vectors, model[2])
             if len(chunks) == 0:
                 return
+            self._drop_replaced(chunks)
             with self._db.writing(vectors=True) as (connection, owner):
                 there = dict(
                     connection.execute(
@@ -82,6 +83,14 @@ class PostgresVectors:
                     )
             alive = np.array([there.get(chunk, False) for chunk in chunks.tolist()])
             self._follow(lambda index: index.add(chunks[alive], vectors[alive]))
+
+    def _drop_replaced(self, chunks: Ids) -> None:
+        """Bringing a remote index in line compares numbers, so what will get another vector must not be there."""
+        if self._open_index is None or self._db.read_only:
+            return
+        replaced = np.intersect1d(chunks, self.alive_ids(among=chunks))
+        if len(replaced) and (index := self._in_line()) is not None:
+            index.remove(replaced)
 
     def get(self, chunks: Ids) -> tuple[Ids, Floats]:
         """See `Store.get_vectors`."""
@@ -107,8 +116,11 @@ class PostgresVectors:
                     raise ValueError(f"k must be at least 1; got {k}")
                 return np.empty(0, np.int64), np.empty(0, np.float32)
             query = check_query(query, k, model[2])
-            if self._open_index is not None:
-                return self._ask_remote(query, k)
+            if (index := self._in_line()) is not None:
+                chunks, cosines = index.search(query, k)
+                # A remote index may lag behind what another process erased or archived.
+                keep = np.isin(chunks, self.alive_ids(among=chunks))
+                return chunks[keep], cosines[keep]
             # The cast lets the planner use an index over this expression, if somebody made one for the user.
             rows = self._db.rows(
                 b"SELECT chunk, vector::vector(%d) <#> %%(query)b AS distance FROM vectors WHERE owner = %%(owner)s "
@@ -116,14 +128,6 @@ class PostgresVectors:
                 {"query": query, "model": model[0], "k": k},
             )
             return np.array([row[0] for row in rows], np.int64), -np.array([row[1] for row in rows], np.float32)
-
-    def _ask_remote(self, query: Floats, k: int) -> tuple[Ids, Floats]:
-        index = self._in_line()
-        assert index is not None
-        chunks, cosines = index.search(query, k)
-        # A remote index may lag behind what another process erased or archived.
-        keep = np.isin(chunks, self.alive_ids(among=chunks))
-        return chunks[keep], cosines[keep]
 
     def archive(self, chunks: Ids, turn: int | None) -> None:
         """Put away at this turn, or bring back with None. See `Store.archive` and `Store.restore`."""
@@ -240,21 +244,29 @@ class PostgresVectors:
             self._stands_for = (self._stands_for[0] + 1, self._stands_for[1])
 
     def _in_line(self) -> RemoteIndex | None:
+        """The remote index as the records have it; None where pgvector serves."""
         model = self.current()
         if model is None or self._open_index is None:
             return None
         wanted = (self._db.value("SELECT generation FROM users WHERE owner = %(owner)s"), model[0])
-        if self._index is None or self._stands_for != wanted:
+        if self._stands_for != wanted:
             self.forget()
             self._index = self._open_index(model[1], model[2])
-            if not self._db.read_only and self._index.generation() != wanted[0]:
-                held = self._index.ids()
-                self._index.remove(np.setdiff1d(held, self.alive_ids()))
-                for chunks, vectors in self.alive():
-                    lacking = ~np.isin(chunks, held)
-                    self._index.add(chunks[lacking], vectors[lacking])
+            if self._index.generation() != wanted[0] and not self._sync(self._index):
+                self.forget()
             self._stands_for = wanted
         return self._index
+
+    def _sync(self, index: RemoteIndex) -> bool:
+        """Add what it lacks, remove what it holds too much; False for a reader, who may not, if it lacks anything."""
+        held, wanted = index.ids(), self.alive_ids()
+        if self._db.read_only:
+            return bool(np.isin(wanted, held).all())
+        index.remove(np.setdiff1d(held, wanted))
+        for chunks, vectors in self.alive():
+            lacking = ~np.isin(chunks, held)
+            index.add(chunks[lacking], vectors[lacking])
+        return True
 
 
 MARK_EMBEDDED = (

@@ -105,7 +105,9 @@ class Vectors:
 
     def _drop_replaced(self, chunks: Ids) -> None:
         """Bringing a remote index in line compares numbers, so what will get another vector must not be there."""
-        replaced = np.intersect1d(chunks, self.alive_ids()) if self._open_index is not None else []
+        if self._open_index is None or self._db.read_only:
+            return
+        replaced = np.intersect1d(chunks, self.alive_ids())
         if len(replaced) and (index := self._in_line()) is not None:
             index.remove(replaced)
 

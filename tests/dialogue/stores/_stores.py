@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memarch.dialogue.records import NewTurn
+from memarch.dialogue.records import NewTurn, Summary
 from memarch.dialogue.stores import Store, open_store, users
 
 DIM = 13
@@ -48,7 +48,47 @@ class World:
             store.close()
 
 
-WORLDS: dict[str, Callable[[Path], World]] = {"sqlite-faiss": World}
+class MilvusWorld(World):
+    """SQLite's records, their vectors in Milvus Lite: the same client reaches a cluster."""
+
+    def open(self, user: str = "ada", *, read_only: bool = False) -> Store:
+        """Open a user's memory, again too."""
+        vectors = str(self.directory / "vectors.db")
+        self.opened.append(open_store(self.location, user=user, vectors=vectors, read_only=read_only))
+        return self.opened[-1]
+
+
+class PostgresWorld(World):
+    """A database of its own on a real server. The log is the operator's: only the tables' files are searched."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        from . import _postgres_server
+
+        self.server = _postgres_server
+        self.database = self.server.new_database()
+
+    @property
+    def location(self) -> str:
+        """What `open_store` and `users` take."""
+        return str(self.server.server_uri(self.database))
+
+    def files_with(self, needle: bytes) -> list[str]:
+        """Names of the tables' files that contain these bytes."""
+        assert needle
+        return [str(path) for path in self.server.table_files(self.database) if needle in path.read_bytes()]
+
+    def close(self) -> None:
+        """Close what was opened and drop the database."""
+        super().close()
+        self.server.drop_database(self.database)
+
+
+WORLDS: dict[str, Callable[[Path], World]] = {
+    "sqlite-faiss": World,
+    "sqlite-milvus": MilvusWorld,
+    "postgres-pgvector": PostgresWorld,
+}
 
 
 def new_turn(
@@ -85,3 +125,14 @@ def filled(world: World, texts: str = "abcdef", *, user: str = "ada") -> tuple[S
     vectors = unit(len(texts), seed=len(texts))
     store.put_vectors(np.array([chunk.chunk for chunk in store.chunks()]), vectors)
     return store, vectors
+
+
+def summary_of(
+    store: Store, sources: list[int], *, level: int = 1, text: str = "a summary", turns: tuple[int, int] = (1, 2),
+    replaces: tuple[int, ...] | list[int] = (),
+) -> Summary:  # fmt: skip
+    """Put a summary."""
+    first, last = turns
+    return store.put_summary(
+        level=level, text=text, first_turn=first, last_turn=last, sources=sources, summarizer="test", replaces=replaces
+    )
