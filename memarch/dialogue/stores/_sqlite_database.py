@@ -136,12 +136,11 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
         return connection
-    connection = _open(f"{name}?mode=ro")
     try:
+        connection = _open(f"{name}?mode=ro")
         connection.execute("PRAGMA schema_version")
     except sqlite3.OperationalError:
         # Reading beside a writer needs a file beside the database. On read-only media there is no writer either.
-        connection.close()
         if Path(f"{path}-wal").exists():
             raise
         connection = _open(f"{name}?mode=ro&immutable=1")

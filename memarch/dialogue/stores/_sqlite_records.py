@@ -252,6 +252,9 @@ def _text(db: Database, data: bytes) -> str:
 
 def _list(db: Database, data: str) -> list[Any]:
     try:
-        return list(json.loads(data))
+        value = json.loads(data)
     except ValueError as error:
         raise corrupt(db.path, f"wrong JSON: {error}") from error
+    if not isinstance(value, list):
+        raise corrupt(db.path, f"wrong JSON: expected a list; got {value!r}")
+    return value

@@ -1,17 +1,19 @@
-"""What every store must do, on every store of `_stores.WORLDS`."""
+"""What every store must do, on every store of `_stores.WORLDS`.
+
+Goes on in test_contract_erasure.py and test_contract_sharing.py.
+"""
 
 import hashlib
-import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
 
-from memarch.dialogue.errors import DialogueError, StoreLocked, StoreUnavailable
+from memarch.dialogue.errors import StoreUnavailable
 from memarch.dialogue.records import NewTurn
 from memarch.dialogue.stores._checks import encode_text
 
-from ._stores import DIM, START, filled, new_turn, numbers, unit
+from ._stores import DIM, START, filled, new_turn, numbers, summary_of, unit
 
 ODD_TEXTS = {
     "empty": "",
@@ -308,120 +310,6 @@ def test_pins_and_retrievals_are_kept(world):
     assert [chunk.retrieved_at for chunk in chunks] == [None, 7, 9]
 
 
-def summary_of(store, sources, *, level=1, text="a summary", turns=(1, 2), replaces=()):
-    return store.put_summary(
-        level=level,
-        text=text,
-        first_turn=turns[0],
-        last_turn=turns[1],
-        sources=sources,
-        summarizer="test",
-        replaces=replaces,
-    )
-
-
-def test_summaries_with_lineage_and_replacement(world):
-    store, _ = filled(world)
-    late = summary_of(store, [3, 4], turns=(3, 4))
-    early = summary_of(store, [1, 2], text="other")
-    above = summary_of(store, [early.summary, late.summary], level=2, turns=(1, 4))
-    assert store.summaries(level=1) == [early, late] and store.summaries(level=2) == [above]
-    assert above.sources == (early.summary, late.summary) and above.summarizer == "test"
-    newer = summary_of(store, [1, 2, 5], replaces=[early.summary, 999])
-    assert newer.summary > above.summary and early not in store.summaries() and newer in store.summaries()
-    for sources, level in (([77], 1), ([early.summary], 2), ([], 1), ([1], 0)):
-        with pytest.raises(ValueError):
-            summary_of(store, sources, level=level, replaces=[late.summary])
-    assert late in store.summaries()
-    before = store.summaries()
-    store.close()
-    assert world.open().summaries() == before
-
-
-def test_erasure_reaches_every_summary_that_goes_back_to_a_turn(world):
-    store, _ = filled(world)
-    first, second, third = (summary_of(store, sources) for sources in ([1, 2], [3, 4], [5, 6]))
-    above = summary_of(store, [first.summary, second.summary], level=2)
-    top = summary_of(store, [above.summary], level=3)
-    other = summary_of(store, [third.summary], level=2)
-    newer = summary_of(store, [1, 3], replaces=[first.summary])  # `above` still knows what `first` knew
-    receipt = store.erase([2, 99], selector={"source_id": "id of b"})
-    assert receipt.turns == (2,) and receipt.source_ids == ("id of b",) and receipt.chunks == (2,)
-    assert receipt.summaries_dropped == (above.summary, top.summary) and receipt.selector == {"source_id": "id of b"}
-    assert {summary.summary for summary in store.summaries()} == {s.summary for s in (second, third, other, newer)}
-    assert store.verify() == [] and store.receipts() == [receipt]
-    store.close()
-    store = world.open()
-    assert store.receipts() == [receipt] and [turn.turn for turn in store.turns()] == [1, 3, 4, 5, 6]
-    assert sorted(store.nearest(unit(1)[0], 10)[0].tolist()) == [1, 3, 4, 5, 6]
-
-
-def test_erasing_nothing_leaves_no_receipt(world):
-    store, _ = filled(world)
-    assert store.erase([], selector={}).turns == store.erase([99], selector={"turn": "99"}).turns == ()
-    assert store.receipts() == [] and store.last_turn() == 6
-
-
-SECRET, VAGUE = "the safe opens with 4711", "something about a safe"
-
-
-def scanned(world):
-    """Text, summary, and a part of each vector that no other holds."""
-    store = world.open()
-    store.add_turns([new_turn("before"), new_turn(SECRET, source_id="secret"), new_turn("after " * 50)])
-    store.use_embedder("model-a", DIM)
-    vectors = unit(3, seed=4)
-    store.put_vectors(numbers(1, 2, 3), vectors)
-    summary_of(store, [1, 2], text=VAGUE)
-    store.nearest(vectors[0], 2)
-    store.flush()
-    return store, vectors
-
-
-def test_no_file_holds_a_byte_of_what_was_erased(world):
-    store, vectors = scanned(world)
-    assert world.files_with(SECRET.encode()) and world.files_with(VAGUE.encode())
-    store.erase([2], selector={})
-    for _ in range(2):
-        for needle in (SECRET.encode(), VAGUE.encode(), vectors[1].tobytes(), vectors[1].tobytes()[:16]):
-            assert world.files_with(needle) == []
-        assert world.files_with(b"before")
-        assert sorted(store.nearest(vectors[1], 5)[0].tolist()) == [1, 3] and store.verify() == []
-        store.close()
-        store = world.open()
-
-
-def test_erasing_a_model_that_is_no_longer_current(world):
-    store, vectors = scanned(world)
-    store.use_embedder("model-b", 7)
-    store.put_vectors(numbers(1), unit(1, dim=7))
-    store.erase([2], selector={})
-    store.close()
-    assert world.files_with(vectors[1].tobytes()[:16]) == []
-
-
-def test_erase_user_leaves_nothing_of_this_user_and_all_of_others(world):
-    other, _ = filled(world, "xyz", user="bob")
-    store, vectors = scanned(world)
-    store.put_setting("theme", "a private setting")
-    receipt = store.erase_user()
-    assert receipt.turns == (1, 2, 3) and receipt.chunks == (1, 2, 3) and "secret" in receipt.source_ids
-    assert receipt.summaries_dropped == (1,)
-    for _ in range(2):
-        for needle in (SECRET.encode(), VAGUE.encode(), b"a private setting", *(v.tobytes()[:16] for v in vectors)):
-            assert world.files_with(needle) == []
-        assert list(store.turns()) == list(store.chunks()) == store.receipts() == store.summaries() == []
-        assert store.get_setting("theme") is None and store.embedder() is None and store.last_turn() == 0
-        store.close()
-        assert world.users() == ["bob"]
-        store = world.open()
-    assert [turn.text for turn in other.turns()] == list("xyz") and len(other.nearest(unit(1)[0], 5)[0]) == 3
-    store.add_turns([new_turn("anew")])
-    assert [turn.text for turn in store.turns()] == ["anew"] and store.verify() == other.verify() == []
-    store.close()
-    assert world.users() == ["ada", "bob"]
-
-
 def test_settings(world):
     store = world.open()
     assert store.get_setting("a") is None
@@ -436,88 +324,6 @@ def test_settings(world):
     assert [store.get_setting(name) for name in ("a", "b", "gone")] == ["2", "", None]
     with pytest.raises(ValueError):
         store.put_setting("", "x")
-
-
-def test_ten_turns_beside_thousands_are_found_by_their_owner_only(world):
-    large, small = world.open("ada"), world.open("bob")
-    theirs, mine = unit(3000), unit(10, seed=1)
-    large.add_turns([new_turn(f"ada {i}") for i in range(3000)])
-    small.add_turns([new_turn(f"bob {i}") for i in range(10)])
-    for store, vectors in ((large, theirs), (small, mine)):
-        store.use_embedder("model-a", DIM)
-        store.put_vectors(np.arange(1, len(vectors) + 1), vectors)
-    assert sorted(small.nearest(theirs[0], 50)[0].tolist()) == list(range(1, 11))
-    assert {turn.text for turn in small.turns()} == {f"bob {i}" for i in range(10)}
-    assert small.find_turns(source_id="id of ada 3") == [] and small.last_turn() == 10
-    small.erase([3], selector={})
-    assert large.last_turn() == 3000 and len(list(large.turns(numbers=[3]))) == 1 and large.receipts() == []
-    assert large.nearest(theirs[2], 1)[0].tolist() == [3]
-
-
-USERS = [
-    "A",
-    "a",
-    "../x",
-    "x",
-    "con",
-    "ada.lovelace",
-    "žofie 👩",
-    "e\u0301",
-    "\u00e9",
-    "u" * 300,
-    "u" * 301,
-    "with\0nul",
-    " ",
-]
-
-
-def test_any_name_is_a_user_of_its_own(world):
-    for name in USERS:
-        world.open(name).add_turns([new_turn(f"I am {name!r}")])
-        world.opened[-1].close()
-    assert world.users() == sorted(USERS)
-    for name in USERS:
-        assert [turn.text for turn in world.open(name).turns()] == [f"I am {name!r}"]
-        assert world.opened[-1].user == name
-    with pytest.raises(ValueError, match="non-empty"):
-        world.open("")
-
-
-def test_a_second_writer_is_refused_until_the_first_closes(world):
-    first = world.open()
-    first.add_turns([new_turn("a")])
-    with pytest.raises(StoreLocked):
-        world.open()
-    world.open("bob")
-    first.close()
-    assert [turn.text for turn in world.open().turns()] == ["a"]
-
-
-def test_a_reader_sees_what_is_committed_and_writes_nothing(world):
-    store, vectors = filled(world)
-    reader = world.open(read_only=True)
-    assert [turn.text for turn in reader.turns()] == list("abcdef")
-    assert reader.nearest(vectors[2], 1)[0].tolist() == [3]
-    store.add_turns([new_turn("late")])
-    store.put_vectors(numbers(7), unit(1, seed=77))
-    store.archive(numbers(3), 7)
-    store.erase([1], selector={})
-    assert [turn.text for turn in reader.turns()] == [*"bcdef", "late"]
-    assert reader.nearest(unit(1, seed=77)[0], 1)[0].tolist() == [7]
-    assert sorted(reader.nearest(vectors[2], 10)[0].tolist()) == [2, 4, 5, 6, 7]
-    for write in (
-        lambda: reader.add_turns([new_turn("x")]),
-        lambda: reader.put_setting("a", "b"),
-        lambda: reader.erase([2], selector={}),
-        lambda: reader.put_vectors(numbers(2), unit(1)),
-        lambda: reader.archive(numbers(2), 1),
-    ):
-        with pytest.raises(StoreUnavailable, match="read_only"):
-            write()
-    reader.close()
-    assert [turn.text for turn in store.turns()] == [*"bcdef", "late"] and store.verify() == []
-    with pytest.raises(DialogueError):
-        world.open("nobody", read_only=True)
 
 
 def test_stats(world):
@@ -545,26 +351,3 @@ def test_closing_twice_and_using_a_closed_store(world):
     for use in (store.last_turn, lambda: store.add_turns([new_turn("x")]), lambda: list(store.turns())):
         with pytest.raises(StoreUnavailable):
             use()
-
-
-def test_threads_may_share_a_store(world):
-    store, _ = filled(world)
-    failures = []
-
-    def work(name):
-        try:
-            for i in range(15):
-                (turn,) = store.add_turns([new_turn(f"{name} {i}")])
-                (chunk,) = [chunk.chunk for chunk in store.chunks(numbers=None, after=6) if chunk.turn == turn.turn]
-                store.put_vectors(numbers(chunk), unit(1, seed=chunk))
-                assert store.nearest(unit(1, seed=chunk)[0], 1)[0].tolist() == [chunk]
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in "pqr"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == [] and store.last_turn() == 6 + 45 and store.verify() == []

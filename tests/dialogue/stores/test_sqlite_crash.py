@@ -72,7 +72,7 @@ def run_and_kill(zygote: subprocess.Popen, directory: Path, acks: Path, chance: 
     """Let a child work, kill it in the middle of some step, and return all that it said."""
     zygote.stdin.write(f"{directory}\t{acks}\t{chance.getrandbits(30)}\n")
     zygote.stdin.flush()
-    child, said, patience = int(zygote.stdout.readline()), [], chance.randint(1, 50)
+    child, said, patience = int(zygote.stdout.readline()), [], chance.randint(1, 25)
     with acks.open() as pipe:
         for line in pipe:
             said.append(json.loads(line))

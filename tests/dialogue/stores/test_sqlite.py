@@ -1,0 +1,224 @@
+"""The default store's own promises: its files, the saved index, schema versions, and how much memory it takes."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from memarch.dialogue.errors import MigrationError, StoreUnavailable
+from memarch.dialogue.stores import _sqlite_schema
+from memarch.dialogue.stores._user_names import user_directory
+from memarch.dialogue.stores.faiss_index import FaissIndex
+
+from ._sqlite_tools import ENVIRONMENT, edit, kinds
+from ._stores import DIM, World, filled, new_turn, numbers, unit
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def home(world):
+    return user_directory(world.location, "ada")
+
+
+def test_the_files_of_a_memory(world, home):
+    store, _ = filled(world)
+    assert (home / "writer.pid").read_text() == str(os.getpid())
+    store.nearest(unit(1)[0], 1)
+    store.close()
+    assert sorted(path.name for path in home.iterdir()) == ["memory.db", "vectors.faiss", "writer.lock"]
+    assert home.stat().st_mode & 0o077 == 0  # nobody else's business
+
+
+def test_an_empty_memory_leaves_no_files(world, home):
+    store = world.open()
+    store.use_embedder("m", DIM)
+    assert home.exists() and world.users() == []
+    store.close()
+    assert not home.exists() and world.users() == []
+    store = world.open()
+    store.put_setting("a", "1")
+    store.close()
+    assert home.exists() and world.users() == ["ada"]
+
+
+def test_every_commit_is_synced_and_deleted_bytes_are_overwritten(world):
+    connection = world.open()._db.connection
+    pragmas = {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}
+    assert {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas} == pragmas
+    assert connection.execute("PRAGMA busy_timeout").fetchone()[0] == 5000
+
+
+def test_opening_needs_no_faiss_until_vectors_are_asked_for(world, home, monkeypatch):
+    store, vectors = filled(world)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(StoreUnavailable, match=r"memarch\[chat\]"):
+        store.nearest(vectors[0], 1)
+    store.add_turns([new_turn("more")])
+    store.put_vectors(numbers(7), unit(1))
+    store.archive(numbers(1), 7)
+    store.erase([2], selector={})
+    store.close()
+    assert len(list(world.open().turns())) == 6
+
+
+def test_without_filelock_the_error_names_the_extra(world, monkeypatch):
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    with pytest.raises(StoreUnavailable, match=r"memarch\[chat\]"):
+        world.open()
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "truncated", "flipped", "older", "of another user", "a directory"]
+)
+def test_a_bad_index_file_is_rebuilt_from_the_records(world, home, damage):
+    store, vectors = filled(world)
+    file = home / "vectors.faiss"
+    store.nearest(vectors[0], 1)
+    store.flush()
+    older = file.read_bytes()
+    store.put_vectors(numbers(1), unit(1, seed=70))
+    other, _ = filled(world, "xyzuvw", user="bob")
+    other.nearest(vectors[0], 1)
+    for opened in (store, other):
+        opened.close()
+    whole = file.read_bytes()
+    bad = {
+        "empty": b"",
+        "truncated": whole[:-40],
+        "flipped": bytes([whole[0] ^ 1]) + whole[1:],
+        "older": older,
+        "of another user": (user_directory(world.location, "bob") / "vectors.faiss").read_bytes(),
+    }
+    if damage in bad:
+        file.write_bytes(bad[damage])
+    else:
+        file.unlink()
+    if damage == "a directory":
+        file.mkdir()
+    for read_only in (True, False):
+        store = world.open(read_only=read_only)
+        chunks, cosines = store.nearest(unit(1, seed=70)[0], 6)
+        assert chunks[0] == 1 and cosines[0] == pytest.approx(1) and sorted(chunks.tolist()) == [1, 2, 3, 4, 5, 6]
+    if damage == "a directory":  # saving it is impossible; everything else works
+        with pytest.raises(StoreUnavailable, match="the records are safe"):
+            store.flush()
+        store.close()
+        file.rmdir()
+        store = world.open()
+        store.nearest(vectors[0], 1)
+    store.flush()
+    assert FaissIndex.file_problem(file) is None and store.verify() == []
+
+
+def test_an_index_saved_by_a_process_that_did_not_know_of_a_change_is_not_used(world, home):
+    store, vectors = filled(world)
+    store.nearest(vectors[0], 1)
+    store.close()
+    store = world.open()
+    store.archive(numbers(3), 6)  # the index is not loaded: the file stays, but no longer stands for the records
+    store.close()
+    assert 3 not in world.open().nearest(vectors[2], 6)[0]
+
+
+def test_a_leftover_of_an_unfinished_save_goes(world, home):
+    store, _ = filled(world)
+    leftover = home / "vectors.faiss.tmp"
+    leftover.write_bytes(b"half")
+    assert kinds(store) == ["leftover"] and [problem.kind for problem in store.repair()] == ["leftover"]
+    assert not leftover.exists() and store.verify() == []
+    leftover.write_bytes(b"half")
+    store.close()
+    world.open()
+    assert not leftover.exists()
+
+
+def test_a_newer_schema_is_refused_untouched(world, home):
+    filled(world)[0].close()
+    edit(home, "PRAGMA user_version = 99")
+    before = (home / "memory.db").read_bytes()
+    for read_only in (False, True):
+        with pytest.raises(StoreUnavailable, match="schema version 99; this memarch knows up to 1: upgrade"):
+            world.open(read_only=read_only)
+    assert (home / "memory.db").read_bytes() == before
+
+
+def test_a_foreign_database_is_refused_untouched(world, home):
+    home.mkdir(parents=True)
+    edit(home, "CREATE TABLE mine (x)", "INSERT INTO mine VALUES (1)")
+    with pytest.raises(StoreUnavailable, match="not a memory of memarch"):
+        world.open()
+    with sqlite3.connect(home / "memory.db") as connection:
+        assert connection.execute("SELECT x FROM mine").fetchall() == [(1,)]
+    connection.close()
+
+
+def test_an_older_schema_is_migrated_in_one_step_or_not_at_all(world, home, monkeypatch):
+    store, vectors = filled(world)
+    turns = list(store.turns())
+    store.close()
+    good = "ALTER TABLE turns ADD COLUMN mood TEXT NOT NULL DEFAULT 'calm'"
+    breaking = (*_sqlite_schema.MIGRATIONS, (good, "UPDATE turns SET mood = 'odd'", "UPDATE nothing SET x = 1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(_sqlite_schema, "MIGRATIONS", breaking)
+        with pytest.raises(MigrationError, match="from schema version 1 to 2 .* it is as it was"):
+            world.open()
+        with pytest.raises(StoreUnavailable, match="open it once for writing"):
+            world.open(read_only=True)
+    store = world.open()  # this memarch knows version 1 only, and that is what it finds
+    assert list(store.turns()) == turns and store.verify() == []
+    store.close()
+    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", (*_sqlite_schema.MIGRATIONS, (good,), ("CREATE TABLE more (x)",)))
+    store = world.open()
+    assert store._db.value("PRAGMA user_version") == 3 and store._db.value("SELECT mood FROM turns") == "calm"
+    assert list(store.turns()) == turns and store.nearest(vectors[4], 1)[0].tolist() == [5] and store.verify() == []
+
+
+def test_a_database_without_tables_becomes_a_memory(world, home):
+    home.mkdir(parents=True)
+    (home / "memory.db").write_bytes(b"")  # a crash right after it was made
+    store = world.open()
+    assert store.add_turns([new_turn("a")])[0].turn == 1
+
+
+SIZE = """
+import sys
+from pathlib import Path
+import numpy as np
+from memarch.dialogue.records import NewTurn, utc_now
+from memarch.dialogue.stores import open_store
+
+count, dim = 20_000, 384
+store = open_store(sys.argv[1], user="ada")
+store.use_embedder("m", dim)
+chance = np.random.default_rng(0)
+for start in range(0, count, 500):
+    texts = [f"turn {start + i} " + "words " * 20 for i in range(500)]
+    store.add_turns([NewTurn("s", "user", t, utc_now(), t[:12], ((0, len(t)),)) for t in texts])
+    vectors = chance.standard_normal((500, dim), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store.put_vectors(np.arange(start + 1, start + 501), vectors)
+store.close()
+store = open_store(sys.argv[1], user="ada")
+assert len(store.nearest(vectors[0], 10)[0]) == 10
+assert sum(1 for _ in store.chunks()) == count
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_grows_by_the_vectors_and_little_else(world):
+    ended = subprocess.run(
+        [sys.executable, "-c", SIZE, world.location], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert ended.returncode == 0, ended.stderr
+    # 30 MB of vectors on top of about 60 MB for Python, NumPy and FAISS; twice the vectors while they are rebuilt.
+    assert int(ended.stdout) < 200
