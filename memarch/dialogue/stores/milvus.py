@@ -28,6 +28,7 @@ import numpy as np
 
 from memarch.dialogue.errors import StoreUnavailable
 
+from ._checks import check_chunks, check_query, check_user, check_vectors, encode_text
 from ._milvus_client import FIELDS, TIMEOUT_SECONDS, MilvusConnection
 from .base import Floats, Ids
 
@@ -57,7 +58,7 @@ class MilvusIndex:
         self._prefix = collection
         self._name = f"{collection}_{dim}"
         # 128 bits of a hash: a name of any length and script becomes a fixed key, and Milvus learns no names.
-        self._owner = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        self._owner = hashlib.sha256(encode_text(check_user(user))).hexdigest()[:32]
         self._unsaved = 0
         self._connection = MilvusConnection(uri, token=token)
         self._client = self._connection.client
@@ -84,7 +85,7 @@ class MilvusIndex:
             self._client.delete(name, filter=self._where("chunk >= -1"), timeout=TIMEOUT_SECONDS)
 
     def _model_key(self) -> str:
-        return hashlib.sha256(self.model.encode("utf-8", "surrogatepass")).hexdigest()
+        return hashlib.sha256(encode_text(self.model)).hexdigest()
 
     def _state(self) -> tuple[int, str] | None:
         rows = self._client.query(
@@ -119,9 +120,7 @@ class MilvusIndex:
 
     def add(self, chunks: Ids, vectors: Floats) -> None:
         """Insert or replace; vectors `[n, dim]`, unit length."""
-        if vectors.shape != (len(chunks), self.dim):
-            raise ValueError(f"expected vectors of shape {(len(chunks), self.dim)}, got {vectors.shape}")
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        chunks, vectors = check_vectors(chunks, vectors, self.dim)
         step = max(1, BATCH_FLOATS // self.dim)
         with self._connection.guard():
             for start in range(0, len(chunks), step):
@@ -130,6 +129,7 @@ class MilvusIndex:
 
     def remove(self, chunks: Ids) -> None:
         """Forget these; unknown numbers are ignored."""
+        chunks = check_chunks(chunks)
         with self._connection.guard():
             for start in range(0, len(chunks), MAX_HITS):
                 ids = [f"{self._owner}:{chunk}" for chunk in chunks[start : start + MAX_HITS]]
@@ -138,17 +138,14 @@ class MilvusIndex:
 
     def search(self, query: Floats, k: int) -> tuple[Ids, Floats]:
         """The k chunks nearest to `query` `[dim]`, best first, and their cosines; all where there are fewer."""
-        if query.shape != (self.dim,):
-            raise ValueError(f"expected a query of shape {(self.dim,)}, got {query.shape}")
-        if k < 1:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
+        query = check_query(query, k, self.dim)
         if k > MAX_HITS:
             chunks, scores = self._score_all(query)
         else:
             with self._connection.guard():
                 (hits,) = self._client.search(
                     self._name,
-                    data=[np.ascontiguousarray(query, dtype=np.float32)],
+                    data=[query],
                     anns_field="vector",
                     filter=self._where(),
                     limit=k,

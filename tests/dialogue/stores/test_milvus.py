@@ -10,16 +10,7 @@ from memarch.dialogue.errors import StoreUnavailable
 from memarch.dialogue.stores import milvus
 from memarch.dialogue.stores.milvus import MilvusIndex
 
-DIM = 13
-
-
-def unit(num_vectors, seed=0):
-    vectors = np.random.default_rng(seed).normal(size=(num_vectors, DIM)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def numbers(*chunks):
-    return np.array(chunks, np.int64)
+from ._stores import DIM, MilvusWorld, filled, new_turn, numbers, unit
 
 
 @pytest.fixture
@@ -68,11 +59,11 @@ def test_adding_replaces_and_removing_ignores_unknown_numbers(open_index):
     index.remove(numbers(3, 4444))
     assert index.ids().tolist() == [7, 9]
     assert index.search(vectors[2], 5)[0].tolist() != [3]
-    assert len(index.search(vectors[2], 0)[0]) == 0
-    with pytest.raises(ValueError, match=r"\(2, 13\)"):
+    with pytest.raises(ValueError, match=r"\[2, 13\]"):
         index.add(numbers(1, 2), vectors)
-    with pytest.raises(ValueError, match=r"\(13,\)"):
-        index.search(vectors[0][:5], 1)
+    for query, k in ((vectors[0][:5], 1), (vectors[0], 0)):
+        with pytest.raises(ValueError):
+            index.search(query, k)
 
 
 def test_more_hits_than_milvus_returns_at_once(open_index, monkeypatch):
@@ -183,6 +174,54 @@ def test_an_engine_that_stops_is_reported_and_found_again(open_index, tmp_path):
         with pytest.raises(StoreUnavailable, match="did not do as asked"):
             call()
     assert open_index().ids().tolist() == [1, 2]
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = MilvusWorld(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_store_goes_on_when_milvus_does_not_and_fills_it_later(world):
+    from milvus_lite.server_manager import server_manager_instance
+
+    store, vectors = filled(world)
+    assert store.nearest(vectors[2], 1)[0].tolist() == [3]
+    server_manager_instance.release_server(str(world.directory / "vectors.db"))
+    store.add_turns([new_turn("while it was away")])
+    store.put_vectors(numbers(7), unit(1, seed=7))
+    store.archive(numbers(1), 7)
+    assert store.last_turn() == 7 and store.get_vectors(numbers(7))[0].tolist() == [7]
+    assert store.nearest(unit(1, seed=7)[0], 1)[0].tolist() == [7]  # Milvus Lite starts again when it is asked
+    assert sorted(store.nearest(vectors[0], 9)[0].tolist()) == [2, 3, 4, 5, 6, 7] and store.verify() == []
+
+
+def test_a_collection_that_was_emptied_is_filled_again(world):
+    store, vectors = filled(world)
+    store.nearest(vectors[2], 1)
+    store.close()
+    index = MilvusIndex(str(world.directory / "vectors.db"), user="ada", dim=DIM, model="model-a")
+    assert index.count() == 6
+    index._client.drop_collection(f"memarch_{DIM}")
+    index.close()
+    store = world.open()
+    assert sorted(store.nearest(vectors[2], 9)[0].tolist()) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_kill_after_replacing_a_vector_leaves_none_that_is_stale(world, monkeypatch):
+    store, vectors = filled(world)
+    store.nearest(vectors[0], 1)
+    store.flush()
+    new = unit(1, seed=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(MilvusIndex, "add", lambda self, chunks, vectors: None)
+        store.put_vectors(numbers(2), new)
+        patch.setattr(MilvusIndex, "flush", lambda self, generation: None)
+        store.close()
+    store = world.open()
+    chunks, cosines = store.nearest(new[0], 1)
+    assert chunks.tolist() == [2] and cosines[0] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_second_process_is_told_that_milvus_lite_is_in_use(open_index, tmp_path):
