@@ -54,9 +54,9 @@ class CompactMemory:
         self._store, self._summarizer = store, summarizer
         self._fallback = ExtractiveSummarizer(count_tokens=count_tokens)
         self._max_tokens, self._count = max_tokens, count_tokens
-        kept = store.get_setting(_SETTING)
-        self._block, self._group = map(int, kept.split(",")) if kept else (block_turns, group_blocks)
-        self._is_kept = kept is not None
+        self._block, self._group = block_turns, group_blocks
+        self._is_kept = False
+        self._take_sizes()
 
     def update(self) -> list[Summary]:
         """Summarise what is not summarised yet, and return what was made; nothing to do costs one look.
@@ -66,9 +66,8 @@ class CompactMemory:
         last = self._store.last_turn()
         if last == 0:
             return []
-        if not self._is_kept:
+        if not self._take_sizes():
             self._store.put_setting(_SETTING, f"{self._block},{self._group}")
-            self._is_kept = True
         known = {self._block_of(summary.first_turn): summary for summary in self._store.summaries(level=1)}
         open_block = self._block_of(last)
         wanted = [block for block in range(open_block + 1) if block not in known]
@@ -105,6 +104,13 @@ class CompactMemory:
         What was made of several blocks is remade as well. Turns that were not summarised before may be now.
         """
         return self.update() if receipt.summaries_dropped else []
+
+    def _take_sizes(self) -> bool:
+        """Use the sizes that the memory began with, which an import may have brought; whether there are any."""
+        if not self._is_kept and (kept := self._store.get_setting(_SETTING)):
+            self._block, self._group = map(int, kept.split(","))
+            self._is_kept = True
+        return self._is_kept
 
     def _update_groups(self, last: int) -> list[Summary]:
         """Level 2 of every group of blocks that is over, where it is missing or its sources changed."""
