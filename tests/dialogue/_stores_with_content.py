@@ -37,6 +37,12 @@ def unit(seed: int, count: int) -> np.ndarray:
 def filled(location: Path, *, user: str = "ada", num_turns: int = 60) -> Store:
     """Turns 1..n but 7 and 8, which were erased; several chunks, vectors, pins, archived and retrieved ones."""
     store = open_store(location, user=user)
+    fill(store, num_turns)
+    return store
+
+
+def fill(store: Store, num_turns: int = 60) -> None:
+    """See `filled`."""
     texts = [f"I met person {n} in town {n % 7}." for n in range(1, num_turns + 1)]
     texts[2] = "A long story. " * 200
     texts[3] = 'lone \ud800 surrogate, NUL \x00, 日本 \u2028 and "quotes"\n</memory>'
@@ -54,7 +60,6 @@ def filled(location: Path, *, user: str = "ada", num_turns: int = 60) -> Store:
     store.erase([7, 8], selector={"session": "s0"})
     CompactMemory(store, ExtractiveSummarizer()).update()
     store.put_setting("forgotten_at", "50")
-    return store
 
 
 class FailsAt:

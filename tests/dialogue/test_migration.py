@@ -13,8 +13,10 @@ from memarch.dialogue.errors import MigrationError
 from memarch.dialogue.migration import MOVING, migrate
 from memarch.dialogue.stores import open_store
 from memarch.dialogue.stores.base import Store
+from memarch.dialogue.transfer import export_jsonl, import_jsonl
 
-from ._stores_with_content import FailsAt, content, filled, ids, new_turn
+from ._stores_with_content import FailsAt, content, fill, filled, ids, new_turn
+from .stores._stores import MilvusWorld, PostgresWorld, World
 
 
 @pytest.fixture
@@ -116,6 +118,28 @@ def test_a_difference_is_found_and_the_target_stays_marked(
     assert target.get_setting(MOVING) is not None
     monkeypatch.undo()
     assert migrate(source, target).num_vectors == 58
+
+
+@pytest.mark.parametrize(
+    ("start", "goal"), [(World, PostgresWorld), (PostgresWorld, MilvusWorld), (MilvusWorld, World)]
+)
+def test_from_any_store_to_any_other(tmp_path: Path, start: type[World], goal: type[World]) -> None:
+    worlds = []
+    for name, kind in (("from", start), ("to", goal)):
+        (tmp_path / name).mkdir()
+        worlds.append(kind(tmp_path / name))
+    source, target = (world.open() for world in worlds)
+    try:
+        fill(source)
+        assert migrate(source, target).num_vectors == 58
+        assert content(target) == content(source) and target.verify() == []
+        export_jsonl(target, tmp_path / "copy.jsonl", vectors=True)
+        third = worlds[0].open("ben")
+        assert import_jsonl(third, tmp_path / "copy.jsonl").num_vectors == 58
+        assert content(third) == content(source)
+    finally:
+        for world in worlds:
+            world.close()
 
 
 def test_an_empty_memory_moves_too(tmp_path: Path, target: Store) -> None:
