@@ -22,7 +22,7 @@ CONNECT_SECONDS = 10
 LOCK_SECONDS = 60
 SCRUB_SECONDS = 20.0
 # A killed client's backend lets go of its lock as soon as it notices, usually within milliseconds.
-LINGER_SECONDS = 2.0
+LINGER_SECONDS = 1.0
 
 
 class PostgresConnection:
@@ -60,9 +60,15 @@ class PostgresConnection:
             raise StoreUnavailable(
                 f"PostgreSQL needs the package {error.name!r}, which is missing: pip install 'memarch[postgres]'"
             ) from error
+        try:
+            given: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(self._dsn)
+        except psycopg.ProgrammingError as error:  # without the DSN or the error's text: a password may be in it
+            raise ValueError(
+                "expected a DSN like 'postgresql://user:password@host/database' or 'host=... dbname=...'; "
+                "this one cannot be read"
+            ) from error
         with self._translated():
-            options: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(self._dsn)
-            options = {"connect_timeout": CONNECT_SECONDS, "fallback_application_name": "memarch", **options}
+            options = {"connect_timeout": CONNECT_SECONDS, "fallback_application_name": "memarch", **given}
             connection = psycopg.connect(**options, autocommit=True)
         try:
             with self._translated():
@@ -233,21 +239,31 @@ class PostgresConnection:
         with self.lock, self._translated():
             names = [name for table in tables for name in self._parts(table)]
             connection = self._live()
-            told: list[psycopg.errors.Diagnostic] = []
-            listen = told.append
+            warnings: list[str] = []
+            kept: list[int] = []
+
+            def listen(notice: psycopg.errors.Diagnostic) -> None:  # which is empty once this returns
+                if notice.severity_nonlocalized == "WARNING":  # it skips what the role does not own
+                    warnings.append(notice.message_primary or "skipped")
+                # "3 dead row versions cannot be removed yet.", in any language
+                elif count := re.match(r"\D*(\d+)", notice.message_detail or ""):
+                    kept.append(int(count[1]))
+
             connection.add_notice_handler(listen)
+            end = time.monotonic() + SCRUB_SECONDS
             try:
                 for name in names:
-                    end = time.monotonic() + SCRUB_SECONDS
                     while True:
-                        told.clear()
+                        kept.clear()
                         connection.execute(sql.SQL("VACUUM (FULL, VERBOSE) {}").format(sql.Identifier(name)))
-                        if (kept := _kept_rows(told)) is None:
+                        if not warnings and not sum(kept):
                             break
-                        if time.monotonic() > end:
+                        if warnings or time.monotonic() > end:
+                            older = f"an older transaction on this server may still read {sum(kept)} deleted rows"
                             raise StoreUnavailable(
-                                f"erased, but bytes are still in the files of table {name!r}: {kept}; when that is "
-                                "over, repair() or the next open finishes the erasure"
+                                f"erased, but bytes are still in the files of table {name!r}: "
+                                f"{warnings[0] if warnings else older}; when that is over, repair() or the next open "
+                                "finishes the erasure"
                             )
                         time.sleep(0.1)
             finally:
@@ -313,15 +329,3 @@ def _row(connection: psycopg.Connection, query: Any, parameters: Sequence[Any]) 
 
 def _value(connection: psycopg.Connection, query: Any, parameters: Sequence[Any]) -> Any:
     return _row(connection, query, parameters)[0]
-
-
-def _kept_rows(told: Sequence[psycopg.errors.Diagnostic]) -> str | None:
-    """What VACUUM VERBOSE said that means bytes of deleted rows are left; None if they are gone."""
-    for notice in told:
-        if notice.severity_nonlocalized == "WARNING":  # it skips what the role does not own
-            return notice.message_primary
-        # "3 dead row versions cannot be removed yet.", in any language
-        count = re.match(r"\D*(\d+)", notice.message_detail or "")
-        if count and int(count[1]):
-            return f"an older transaction on this server may still read {count[1]} deleted rows"
-    return None

@@ -2,7 +2,10 @@
 
 import functools
 import itertools
+import os
+import signal
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -69,3 +72,35 @@ def table_files(name):
         connection.execute("CHECKPOINT")
         (oid,) = connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
     return [path for path in (server().pgdata / "base" / str(oid)).iterdir() if path.is_file()]
+
+
+def stop():
+    """Shut the server down; `start` brings it back with its data."""
+    with server()._lock:
+        server()._stop()
+
+
+def start():
+    """Start it again, through crash recovery if it was killed."""
+    with server()._lock:
+        server().ensure_postgres_running()
+
+
+def kill(pid):
+    """kill -9 one of the server's processes: it then drops all connections and recovers from its log."""
+    with connect("postgres") as witness:
+        os.kill(pid, signal.SIGKILL)
+        try:
+            while True:  # until the server notices
+                witness.execute("SELECT pg_sleep(0.01)")
+        except psycopg.OperationalError:
+            pass
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            connect("postgres").close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
