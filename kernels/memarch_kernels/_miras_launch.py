@@ -146,7 +146,8 @@ def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]
     whole = rule.link in ("lq", "pnorm_dual", "softmax")
     if backward:
         launch["maxnreg"] = MAX_REGISTERS
-        launch["BV"] = sizes.block_dim if whole else min(32, sizes.block_dim)
+        small = sizes.block_dim <= 64 and sizes.block_chunk <= 32
+        launch["BV"] = sizes.block_dim if whole or small else min(32, sizes.block_dim)
         return launch
     rows_couple = rule.bias == "huber" and rule.huber in ("mixture", "norm")
     launch["BV"] = sizes.block_dim if whole or rows_couple else min(64, sizes.block_dim)
