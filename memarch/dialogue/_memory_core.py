@@ -48,11 +48,15 @@ class MemoryCore:
         self._compact = CompactMemory(store, summarizer or ExtractiveSummarizer())
         self._fill_ranker()
 
+    @property
+    def user(self) -> str:
+        """Whose memory this is."""
+        return self.store.user
+
     def _fill_ranker(self) -> None:
-        """Start the word index from the records."""
+        """Start the word index anew; the next search fills it, so that opening a large memory costs nothing."""
         self._ranker = Ranker(self._weights)
         self._last_chunk = 0
-        self._catch_up()
 
     def _open(self) -> None:
         if self._closed:
@@ -123,6 +127,10 @@ class MemoryCore:
             check_time("before", before)
         return self.store.find_turns(source_id=source_id, turn=turn, session=session, before=before)
 
+    @staticmethod
+    def _is_selected(*selectors: object) -> bool:
+        return any(selector is not None for selector in selectors)
+
     def _index(self, progress: Progress | None = None) -> int:
         """Embed what has no vector of the current embedder, in batches that are durable one by one; how many."""
         if self.embedder is None:
@@ -141,6 +149,18 @@ class MemoryCore:
             if progress is not None:
                 progress(done, max(done, total))
         return done
+
+    def close(self) -> None:
+        """Save caches and let go of the store; closing twice is allowed."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if not self.read_only and self._retrieved:
+                    self._flush_retrieved()
+            finally:
+                self.store.close()
 
 
 def new_turn(

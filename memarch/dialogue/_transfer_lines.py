@@ -6,9 +6,9 @@ import base64
 import binascii
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,23 +41,25 @@ class _Bad(Exception):
     """What is wrong with a line."""
 
 
-def parse(path: Path) -> Content:
-    """The whole file. Raises: OSError; ValueError "<path>, line <n>: what is wrong"."""
+def parse(lines: Iterable[bytes], *, name: str, stem: str) -> Content:
+    """A whole file, open as bytes. Raises: OSError; ValueError "<name>, line <n>: what is wrong".
+
+    stem: what turns of a plain dialogue are named after.
+    """
     digest = hashlib.sha256()
     content = Content("")
-    state = _Reader(content, path.stem)
+    state = _Reader(content, stem)
     number = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            digest.update(raw)
-            try:
-                state.take(raw, number)
-            except (_Bad, ValueError, TypeError, KeyError) as error:
-                what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
-                raise ValueError(f"{path}, line {number}: {what}") from error
+    for number, raw in enumerate(lines, 1):
+        digest.update(raw)
+        try:
+            state.take(raw, number)
+        except (_Bad, ValueError, TypeError, KeyError) as error:
+            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{name}, line {number}: {what}") from error
     if state.has_header and not state.ended:
         raise ValueError(
-            f"{path}, line {number}: the file is cut off, its last line should count its turns; export again"
+            f"{name}, line {number}: the file is cut off, its last line should count its turns; export again"
         )
     content.digest = digest.hexdigest()
     return content

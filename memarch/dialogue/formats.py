@@ -1,10 +1,10 @@
-"""Dialogues that others wrote down, as turns for `DialogueMemory.add_all`: LoCoMo's JSON, and lines of "role: text"."""
+"""Dialogues that others wrote down, as turns for a memory: LoCoMo's JSON, and lines of "role: text"."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -79,6 +79,16 @@ def parse_locomo(text: str, *, conversation: str | None = None) -> list[Entry]:
         prefix = f"{name}:" if len(wanted) > 1 else ""
         entries += _conversation(sample["conversation"], f"conversation {name}", prefix)
     return entries
+
+
+def as_jsonl(entries: Iterable[Entry]) -> list[bytes]:
+    """Lines of a plain dialogue, which `DialogueMemory.import_` reads: repeating it adds nothing twice."""
+    lines = []
+    for role, text, session, time, source_id in entries:
+        line = {"role": role, "text": text, "session": session, "source_id": source_id}
+        line["time"] = None if time is None else time.isoformat()
+        lines.append(json.dumps({name: value for name, value in line.items() if value is not None}).encode())
+    return lines
 
 
 def _conversation(conversation: dict[str, Any], where: str, prefix: str) -> Iterator[Entry]:

@@ -7,30 +7,28 @@ with DialogueMemory("memories", user="ada") as memory:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
-import numpy as np
-
-from ._memory_core import MemoryCore, Progress, new_turn
+from ._memory_core import Progress, new_turn
+from ._memory_retention import FORGOTTEN_AT, MemoryRetention
 from .budget import Budget
 from .compact import Summarizer
 from .embedders import DEFAULT_EMBEDDER, Embedder, open_embedder
 from .prompt import Message, Prompt, compose
 from .ranking import RankingWeights
-from .records import ForgetReport, Hit, Receipt, Session, Stats, Turn, VerifyReport
-from .salience import DEFAULT_POLICY, ForgettingPolicy, choose
+from .records import Hit, Session, Stats, Turn, VerifyReport
+from .salience import DEFAULT_POLICY, ForgettingPolicy
 from .stores import open_store
 from .tokens import TokenCounter, estimate_tokens
+from .transfer import ImportReport, MigrationReport, export_jsonl, import_jsonl, migrate
 
-FORGOTTEN_AT = "forgotten_at"
 
-
-class DialogueMemory(MemoryCore):
+class DialogueMemory(MemoryRetention):
     """One user's memory of long dialogues: summaries of everything, and every turn by words and by meaning.
 
     A turn is durable when `add` returns. Vectors and summaries follow when they are asked for: `search` first embeds
@@ -70,11 +68,6 @@ class DialogueMemory(MemoryCore):
         except BaseException:
             store.close()
             raise
-
-    @property
-    def user(self) -> str:
-        """Whose memory this is."""
-        return self.store.user
 
     # Writing.
 
@@ -116,7 +109,6 @@ class DialogueMemory(MemoryCore):
                     default_id += f"-{uuid4().hex[:8]}"  # an imported turn has that name
                 new.append(new_turn(role, text, session, time, source_id, default_id=default_id))
             added = self.store.add_turns(new)
-            self._catch_up()
             if forget and self.policy is not None and added:
                 last = int(self.store.get_setting(FORGOTTEN_AT) or 0)
                 if self.policy.is_due(added[-1].turn, last):
@@ -239,110 +231,48 @@ class DialogueMemory(MemoryCore):
             self._open()
             return self.store.stats()
 
-    # Forgetting: soft. Archived chunks stay in the records until they are erased.
+    # Moving.
 
-    def forget(self, *, policy: ForgettingPolicy | None = None, dry_run: bool = False) -> ForgetReport:
-        """Put the least salient chunks away, out of `search`; `restore` brings them back.
+    def export(self, path: str | Path, *, vectors: bool = False, progress: Progress | None = None) -> int:
+        """Write everything to a file of JSON lines, for its owner's eyes only; how many turns.
 
-        It runs by itself every `policy.every_turns` turns. dry_run only reports.
+        vectors: with them `import_` need not embed again; they give away what was said nearly as the text does.
+        """
+        with self._lock:
+            self._open()
+            return export_jsonl(self.store, path, vectors=vectors, progress=progress)
+
+    def import_(
+        self, source: str | Path | Iterable[bytes], *, revive: bool = False, label: str = "stdin"
+    ) -> ImportReport:
+        """Add what `export` wrote, or lines of {"role", "text", ...}: every new turn, or none on an error.
+
+        Turns that are there already are passed over; so are those that were erased here, unless `revive`. source: a
+        path, or the lines as bytes, named `label` in messages. Other formats: `memarch.dialogue.formats`.
+        Raises: OSError; ValueError with the line's number.
         """
         with self._lock:
             self._writable()
-            self._flush_retrieved()
-            now = self.store.last_turn()
-            chosen = policy or self.policy or DEFAULT_POLICY
-            report = choose(self.store.chunks(archived=False), now, chosen, dry_run=dry_run)
-            if dry_run:
-                return report
-            if report.chunks:
-                self.store.archive(np.array(report.chunks, np.int64), now)
-                self._ranker.archive(report.chunks)
-            self.store.put_setting(FORGOTTEN_AT, str(now))
-            return report
+            return import_jsonl(self.store, source, revive=revive, label=label)
 
-    def restore(self, *, turn: int | None = None, source_id: str | None = None) -> ForgetReport:
-        """Bring archived chunks back: of a turn, or all of them."""
-        with self._lock:
-            self._writable()
-            only = None if turn is None and source_id is None else set(self._matching(turn=turn, source_id=source_id))
-            chunks = [c.chunk for c in self.store.chunks(archived=True) if only is None or c.turn in only]
-            if chunks:
-                self.store.restore(np.array(chunks, np.int64))
-                self._ranker.restore(chunks)
-            return ForgetReport(tuple(chunks), (), len(chunks), 0, 0)
+    def migrate(
+        self, to: str | Path, *, vectors: str | None = None, progress: Progress | None = None
+    ) -> MigrationReport:
+        """Copy this memory to another location, as the same user, and compare both; this one stays as it is.
 
-    def pin(self, *, turn: int | None = None, source_id: str | None = None, pinned: bool = True) -> int:
-        """Keep a turn from being forgotten, or let it go again; how many chunks. Archived ones come back."""
-        with self._lock:
-            self._writable()
-            if turn is None and source_id is None:
-                raise ValueError("pin needs turn= or source_id=")
-            turns = set(self._matching(turn=turn, source_id=source_id))
-            if not turns:
-                raise ValueError(f"there is no turn with turn={turn!r}, source_id={source_id!r} to pin")
-            chunks = [c for c in self.store.chunks() if c.turn in turns]
-            self.store.pin(np.array([c.chunk for c in chunks], np.int64), pinned=pinned)
-            archived = [c.chunk for c in chunks if c.archived_at is not None]
-            if pinned and archived:
-                self.store.restore(np.array(archived, np.int64))
-                self._ranker.restore(archived)
-            return len(chunks)
-
-    # Erasure: hard.
-
-    def count(
-        self,
-        *,
-        source_id: str | None = None,
-        turn: int | None = None,
-        session: str | None = None,
-        before: datetime | None = None,
-    ) -> int:
-        """How many turns `erase` with these selectors would delete (none given: all)."""
-        with self._lock:
-            self._open()
-            return len(self._matching(source_id=source_id, turn=turn, session=session, before=before))
-
-    def erase(
-        self,
-        *,
-        source_id: str | None = None,
-        turn: int | None = None,
-        session: str | None = None,
-        before: datetime | None = None,
-        user: str | None = None,
-    ) -> Receipt:
-        """Delete for good: text, vectors and every summary made of it, from the files too; the receipt lists numbers.
-
-        Selectors are combined: session="3", before=... erases what both name. user= stands alone, must be this memory's
-        user, and closes the memory. Summaries that lost a source are remade from what is left.
-
-        Raises: ValueError without a selector, or for another user; nothing is erased.
+        to, vectors: as `location` and `vectors` of a memory. The same call goes on with a move that was interrupted.
+        Raises: MigrationError if the target holds something else or differs; ValueError if it is this memory's own.
         """
         with self._lock:
             self._writable()
-            given = {"source_id": source_id, "turn": turn, "session": session, "before": before, "user": user}
-            selector = {name: _as_text(value) for name, value in given.items() if value is not None}
-            if not selector:
-                raise ValueError("erase needs a selector: source_id=, turn=, session=, before= or user=")
-            if user is not None:
-                if user != self.user or len(selector) > 1:
-                    raise ValueError(f"user= stands alone and must be this memory's user {self.user!r}; got {selector}")
-                receipt = self.store.erase_user()
-                self.close()
-                return receipt
-            turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
+            if str(to) == self.store.location or Path(to).resolve() == Path(self.store.location).resolve():
+                raise ValueError(f"expected another location than this memory's own; got {to}")
             self._flush_retrieved()
-            receipt = self.store.erase(turns, selector=selector)
-            self._ranker.remove(receipt.chunks)
-            remade = self._compact.remake(receipt)
-            return replace(receipt, summaries_remade=tuple(s.summary for s in remade))
-
-    def receipts(self) -> list[Receipt]:
-        """Of all erasures, oldest first."""
-        with self._lock:
-            self._open()
-            return self.store.receipts()
+            target = open_store(str(to), user=self.user, vectors=vectors)
+            try:
+                return migrate(self.store, target, progress=progress)
+            finally:
+                target.close()
 
     # Health.
 
@@ -370,18 +300,6 @@ class DialogueMemory(MemoryCore):
                 self._flush_retrieved()
             self.store.flush()
 
-    def close(self) -> None:
-        """Save caches and let go of the store; closing twice is allowed."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            try:
-                if not self.read_only and self._retrieved:
-                    self._flush_retrieved()
-            finally:
-                self.store.close()
-
     def __enter__(self) -> DialogueMemory:
         return self
 
@@ -389,7 +307,3 @@ class DialogueMemory(MemoryCore):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _as_text(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

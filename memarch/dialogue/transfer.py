@@ -11,7 +11,7 @@ import base64
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from memarch.dialogue.migration import MigrationReport, migrate
 from memarch.dialogue.records import Receipt, Summary, utc_now
 from memarch.dialogue.stores.base import Store
 
-__all__ = ["ImportReport", "MigrationReport", "export_jsonl", "import_jsonl", "migrate"]
+__all__ = ["ImportReport", "MigrationReport", "export_jsonl", "export_lines", "import_jsonl", "migrate"]
 
 Progress = Callable[[int, int], None]
 """Called with what is done and how much there is."""
@@ -85,8 +85,17 @@ def export_jsonl(store: Store, path: str | Path, *, vectors: bool = False, progr
     return num_turns
 
 
-def import_jsonl(store: Store, path: str | Path, *, revive: bool = False) -> ImportReport:
+def export_lines(store: Store, *, vectors: bool = False) -> Iterator[str]:
+    """What `export_jsonl` writes, line by line, for a pipe: see there."""
+    return map(_dump, _lines(store, vectors))
+
+
+def import_jsonl(
+    store: Store, source: str | Path | Iterable[bytes], *, revive: bool = False, label: str = "stdin"
+) -> ImportReport:
     """Read what `export_jsonl` wrote, or lines of a plain dialogue, into `store`: every new turn, or none on an error.
+
+    source: a file's path, or its lines as bytes; `label` is then what messages and nameless turns are called after.
 
     A turn whose source_id and text are there already is passed over. So is one that was erased from this memory, unless
     `revive`: an old export must not bring back by accident what somebody had deleted. Vectors are taken if the store
@@ -95,8 +104,13 @@ def import_jsonl(store: Store, path: str | Path, *, revive: bool = False) -> Imp
     Raises: OSError; ValueError with the line's number: not this format, a newer version, cut off, a damaged text, or a
     source_id that stands for another text here.
     """
-    content = parse(Path(path))
-    where = f"{path}, line"
+    if isinstance(source, (str, Path)):
+        label = str(source)
+        with Path(source).open("rb") as file:
+            content = parse(file, name=label, stem=Path(source).stem)
+    else:
+        content = parse(source, name=label, stem=label)
+    where = f"{label}, line"
     present = {turn.source_id: (turn.turn, turn.sha256) for turn in store.turns()}
     erased = set() if revive else _erased(store)
     digest = content.digest

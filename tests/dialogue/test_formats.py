@@ -2,11 +2,13 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memarch.dialogue.formats import guess_format, parse_lines, parse_locomo
+from memarch.dialogue.formats import as_jsonl, guess_format, parse_lines, parse_locomo
+from memarch.dialogue.memory import DialogueMemory
 
 SAMPLE: dict[str, Any] = {
     "sample_id": "conv-1",
@@ -78,3 +80,16 @@ def test_the_format_is_guessed_by_the_beginning() -> None:
     assert guess_format(json.dumps(SAMPLE, indent=1)) == "locomo"
     assert guess_format('{"format": "memarch"}\n{"turn": 1}\n') == "jsonl"
     assert guess_format("user: {x}") == guess_format("") == "lines"
+
+
+def test_entries_are_imported_once(tmp_path: Path) -> None:
+    with DialogueMemory(tmp_path, embedder="none") as memory:
+        lines = as_jsonl(parse_locomo(json.dumps(SAMPLE)))
+        assert memory.import_(lines, label="a").num_added == 3 and memory.import_(lines, label="a").num_duplicates == 3
+        assert [(turn.role, turn.source_id, turn.session) for turn in memory.turns()][:2] == [
+            ("Ada", "D2:1", "session_2"),
+            ("Bo", "D2:2", "session_2"),
+        ]
+        assert memory.turns()[2].time == datetime(2023, 6, 1, 0, 5, tzinfo=UTC)
+        assert memory.import_(as_jsonl(parse_lines("Cy: é\ud800")), label="b").num_added == 1
+        assert (memory.turns()[3].text, memory.turns()[3].source_id) == ("é\ud800", "b:1")

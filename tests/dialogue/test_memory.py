@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -43,8 +44,8 @@ def test_every_acknowledged_turn_is_seen_by_the_next_search(tmp_path: Path, embe
         for i in range(30):
             turn = memory.add("user", f"Fact number{i} is about subject{i * 7}.")
             assert turn.turn == i + 1
-            found = memory.search(f"subject{i * 7}", 3)[0]
-            assert (found.turn, found.age_turns, found.text) == (turn.turn, 0, turn.text)
+            found = [hit for hit in memory.search(f"subject{i * 7}", 5) if hit.turn == turn.turn]
+            assert [(hit.age_turns, hit.text) for hit in found] == [(0, turn.text)]
         assert memory.search("subject0", 1)[0].age_turns == 29
 
 
@@ -183,22 +184,15 @@ def test_a_turn_of_a_megabyte(memory: DialogueMemory) -> None:
         ({"role": "user", "text": "x", "source_id": "s" * 201}, "1 to 200 characters"),
     ],
 )
-def test_what_is_refused_leaves_no_trace(memory: DialogueMemory, arguments: dict[str, str], message: str) -> None:
+def test_what_is_refused_leaves_no_trace(memory: DialogueMemory, arguments: dict[str, Any], message: str) -> None:
     memory.add("user", FACTS[0], source_id="taken")
     with pytest.raises(ValueError, match=message):
         memory.add(**arguments)
+    bad = tuple(arguments.get(name) for name in ("role", "text", "session", "time", "source_id"))
     with pytest.raises(ValueError, match=message):
-        memory.add_all([("user", "good", None, None, None), *[(*two(arguments), *three(arguments))]])  # type: ignore[arg-type]
+        memory.add_all([("user", "good", None, None, None), cast(Any, bad)])
     assert texts_of_turns(memory) == [FACTS[0]] and len(memory.search("good x")) <= 1
     assert memory.add("user", "goes on").turn == 2
-
-
-def two(arguments: dict[str, str]) -> tuple[str, str]:
-    return arguments["role"], arguments["text"]
-
-
-def three(arguments: dict[str, str]) -> tuple[str | None, ...]:
-    return arguments.get("session"), arguments.get("time"), arguments.get("source_id")
 
 
 def test_bad_searches_and_a_closed_memory(memory: DialogueMemory) -> None:
@@ -247,7 +241,7 @@ def test_threads_take_turns(memory: DialogueMemory) -> None:
         start.wait()
         for i in range(25):
             memory.add(name, f"{name} says {name}word{i}")
-            assert memory.search(f"{name}word{i}", 1)[0].text.endswith(f"{name}word{i}")
+            assert f"{name} says {name}word{i}" in texts(memory.search(f"{name}word{i}"))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, ["ada", "bob", "cyd", "dan"]))
@@ -274,3 +268,31 @@ def test_one_user_beside_many_turns_of_another(tmp_path: Path) -> None:
         assert "Bob" not in ada.summary() and "Ada" not in str(bob.compose("the safe of Ada", 2000).messages[0])
         assert ada.erase(user="ada").selector
         assert bob.stats().num_turns == 3000
+
+
+def test_export_import_and_migrate_go_through_the_facade(memory: DialogueMemory, tmp_path: Path) -> None:
+    for n, fact in enumerate(FACTS):
+        memory.add("user", fact, source_id=f"f{n}")
+    memory.search(FACTS[0])
+    memory.summary()
+    steps: list[tuple[int, int]] = []
+    assert memory.export(tmp_path / "out.jsonl", vectors=True, progress=lambda *step: steps.append(step)) == len(FACTS)
+    assert steps[-1] == (5, 5)
+    embedder = FakeEmbedder()
+    with DialogueMemory(tmp_path / "second", embedder=embedder) as second:
+        report = second.import_(tmp_path / "out.jsonl")
+        assert (report.num_added, report.num_vectors) == (5, 5)
+        assert texts(second.search(FACTS[2], 1)) == [FACTS[2]] and embedder.num_texts == 0
+        second.erase(source_id="f2")
+        assert second.import_(tmp_path / "out.jsonl").num_erased == 1
+        assert FACTS[2] not in texts(second.search(FACTS[2]))
+        with (tmp_path / "out.jsonl").open("rb") as lines:
+            assert second.import_(lines, revive=True, label="again").num_added == 1
+        assert texts(second.search(FACTS[2], 1)) == [FACTS[2]]
+    moved = memory.migrate(tmp_path / "third", progress=lambda *step: steps.append(step))
+    assert (moved.num_turns, moved.num_vectors, moved.renumbered) == (5, 5, False) and steps[-1] == (10, 10)
+    with DialogueMemory(tmp_path / "third", user="ada", embedder=FakeEmbedder()) as third:
+        assert third.search(FACTS[1]) == memory.search(FACTS[1]) and third.summary() == memory.summary()
+    for own in (tmp_path, f"{tmp_path}/x/.."):
+        with pytest.raises(ValueError, match="another location than this memory's own"):
+            memory.migrate(own)

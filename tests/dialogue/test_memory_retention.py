@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -90,6 +90,23 @@ def test_a_dry_run_changes_nothing(memory: DialogueMemory) -> None:
     assert memory.forget(policy=policy).chunks == dry.chunks and memory.stats().num_archived == 15
 
 
+def test_selectors_forget_and_restore_what_they_name(memory: DialogueMemory) -> None:
+    memory.pin(turn=12)
+    assert memory.forget(session="s1", dry_run=True).num_pinned == 1 and memory.stats().num_archived == 0
+    report = memory.forget(session="s1")
+    assert set(report.chunks) == set(range(11, 21)) - {12} and len(report.salience) == 9
+    assert memory.forget(session="s1").chunks == () and memory.forget(turn=11).chunks == ()
+    assert memory.forget(session="s0", before=START + timedelta(hours=3)).chunks == (1, 2)
+    everything = " ".join(f"word{n}" for n in range(1, 31))
+    assert found(memory, everything) == {*range(3, 11), 12, *range(21, 31)}
+    assert memory.restore(source_id="id-2").chunks == (2,) and memory.restore(session="s2").chunks == ()
+    assert found(memory, everything) == {*range(2, 11), 12, *range(21, 31)}
+    with pytest.raises(ValueError, match="selectors or a policy, not both"):
+        memory.forget(turn=1, policy=ForgettingPolicy())
+    with DialogueMemory(Path(memory.store.location), user="ada", embedder="none", read_only=True) as reader:
+        assert not {1, 11} & found(reader, everything)  # an index that is filled later sees the same
+
+
 def test_pinned_turns_stay_and_pinning_brings_back(memory: DialogueMemory) -> None:
     everything = ForgettingPolicy(fraction=1, min_age_turns=0)
     assert memory.pin(source_id="id-3") == 1
@@ -165,7 +182,7 @@ def test_erasing_the_user_leaves_nothing_and_closes(tmp_path: Path) -> None:
         memory.summary()
         for wrong in ({"user": "bob"}, {"user": "ada", "turn": 1}):
             with pytest.raises(ValueError, match="user= stands alone and must be this memory's user 'ada'"):
-                memory.erase(**wrong)  # type: ignore[arg-type]
+                memory.erase(**cast(Any, wrong))
         assert memory.count() == 30
         receipt = memory.erase(user="ada")
         assert len(receipt.turns) == len(receipt.chunks) == 30
@@ -174,6 +191,17 @@ def test_erasing_the_user_leaves_nothing_and_closes(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     with DialogueMemory(tmp_path, user="ada", embedder=FakeEmbedder()) as memory:
         assert memory.search("word1") == [] and memory.add("user", "anew").turn == 1
+
+
+def test_changes_before_the_first_search_hold_in_it(tmp_path: Path) -> None:
+    with DialogueMemory(tmp_path, embedder="none") as memory:
+        fill(memory)
+    with DialogueMemory(tmp_path, embedder="none") as memory:
+        memory.forget(session="s0")
+        memory.restore(turn=1)
+        memory.erase(session="s1")
+        memory.add("user", "word31", session="s3")
+        assert found(memory, " ".join(f"word{n}" for n in range(1, 32))) == {1, *range(21, 32)}
 
 
 def test_erasing_needs_a_selector_and_a_zone(memory: DialogueMemory) -> None:

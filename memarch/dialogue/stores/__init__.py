@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ._checks import check_user
+from ._user_names import user_directory
 from .base import Store, VectorIndex
 
-__all__ = ["Store", "VectorIndex", "open_store", "users"]
+__all__ = ["Store", "VectorIndex", "has_memory", "open_store", "users"]
 
 _SERVERS = ("postgresql://", "postgres://")
 
@@ -44,3 +45,8 @@ def users(location: str | Path) -> list[str]:
     from .sqlite import users as sqlite_users
 
     return sqlite_users(location)
+
+
+def has_memory(location: str | Path, user: str) -> bool:
+    """Whether this directory holds files of the user's; True for a server, which only opening can tell."""
+    return str(location).startswith(_SERVERS) or user_directory(location, user).is_dir()

@@ -1,0 +1,171 @@
+"""The verbs of `DialogueMemory` that take memories away: forgetting is soft and can be undone, erasing is hard."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+
+from ._memory_core import MemoryCore
+from .records import Chunk, ForgetReport, Receipt
+from .salience import DEFAULT_POLICY, ForgettingPolicy, choose, salience
+
+FORGOTTEN_AT = "forgotten_at"
+
+
+class MemoryRetention(MemoryCore):
+    """Forget, restore, pin, erase."""
+
+    # Forgetting: archived chunks stay in the records until they are erased.
+
+    def forget(
+        self,
+        *,
+        source_id: str | None = None,
+        turn: int | None = None,
+        session: str | None = None,
+        before: datetime | None = None,
+        policy: ForgettingPolicy | None = None,
+        dry_run: bool = False,
+    ) -> ForgetReport:
+        """Put chunks away, out of `search`; `restore` brings them back. Pinned ones stay.
+
+        Without a selector the least salient ones go; that also runs by itself every `policy.every_turns` turns. With
+        selectors the turns that all of them name go, however salient or young. dry_run only reports.
+        Raises: ValueError for a policy beside a selector.
+        """
+        with self._lock:
+            self._writable()
+            self._flush_retrieved()
+            now = self.store.last_turn()
+            if self._is_selected(source_id, turn, session, before):
+                if policy is not None:
+                    raise ValueError("forget takes selectors or a policy, not both: a policy chooses by salience")
+                turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
+                report = _forget_all(
+                    self._chunks_of(turns, archived=False), now, self.policy or DEFAULT_POLICY, dry_run
+                )
+            else:
+                chosen = policy or self.policy or DEFAULT_POLICY
+                report = choose(self.store.chunks(archived=False), now, chosen, dry_run=dry_run)
+                if not dry_run:
+                    self.store.put_setting(FORGOTTEN_AT, str(now))
+            if report.chunks and not dry_run:
+                self.store.archive(np.array(report.chunks, np.int64), now)
+                self._ranker.archive(report.chunks)
+            return report
+
+    def restore(
+        self,
+        *,
+        source_id: str | None = None,
+        turn: int | None = None,
+        session: str | None = None,
+        before: datetime | None = None,
+    ) -> ForgetReport:
+        """Bring archived chunks back: of the turns that all given selectors name, or all of them."""
+        with self._lock:
+            self._writable()
+            if self._is_selected(source_id, turn, session, before):
+                turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
+                chunks = [chunk.chunk for chunk in self._chunks_of(turns, archived=True)]
+            else:
+                chunks = [chunk.chunk for chunk in self.store.chunks(archived=True)]
+            if chunks:
+                self.store.restore(np.array(chunks, np.int64))
+                self._ranker.restore(chunks)
+            return ForgetReport(tuple(chunks), (), len(chunks), 0, 0)
+
+    def pin(self, *, turn: int | None = None, source_id: str | None = None, pinned: bool = True) -> int:
+        """Keep a turn from being forgotten, or let it go again; how many chunks. Archived ones come back."""
+        with self._lock:
+            self._writable()
+            if turn is None and source_id is None:
+                raise ValueError("pin needs turn= or source_id=")
+            turns = self._matching(turn=turn, source_id=source_id)
+            if not turns:
+                raise ValueError(f"there is no turn with turn={turn!r}, source_id={source_id!r} to pin")
+            chunks = self._chunks_of(turns)
+            self.store.pin(np.array([chunk.chunk for chunk in chunks], np.int64), pinned=pinned)
+            archived = [chunk.chunk for chunk in chunks if chunk.archived_at is not None]
+            if pinned and archived:
+                self.store.restore(np.array(archived, np.int64))
+                self._ranker.restore(archived)
+            return len(chunks)
+
+    # Erasure: hard.
+
+    def count(
+        self,
+        *,
+        source_id: str | None = None,
+        turn: int | None = None,
+        session: str | None = None,
+        before: datetime | None = None,
+    ) -> int:
+        """How many turns `erase` with these selectors would delete (none given: all)."""
+        with self._lock:
+            self._open()
+            return len(self._matching(source_id=source_id, turn=turn, session=session, before=before))
+
+    def erase(
+        self,
+        *,
+        source_id: str | None = None,
+        turn: int | None = None,
+        session: str | None = None,
+        before: datetime | None = None,
+        user: str | None = None,
+    ) -> Receipt:
+        """Delete for good: text, vectors and every summary made of it, from the files too; the receipt lists numbers.
+
+        Selectors are combined: session="3", before=... erases what both name. user= stands alone, must be this memory's
+        user, and closes the memory. Summaries that lost a source are remade from what is left.
+
+        Raises: ValueError without a selector, or for another user; nothing is erased.
+        """
+        with self._lock:
+            self._writable()
+            given = {"source_id": source_id, "turn": turn, "session": session, "before": before, "user": user}
+            selector = {name: _as_text(value) for name, value in given.items() if value is not None}
+            if not selector:
+                raise ValueError("erase needs a selector: source_id=, turn=, session=, before= or user=")
+            if user is not None:
+                if user != self.user or len(selector) > 1:
+                    raise ValueError(f"user= stands alone and must be this memory's user {self.user!r}; got {selector}")
+                receipt = self.store.erase_user()
+                self.close()
+                return receipt
+            turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
+            self._flush_retrieved()
+            receipt = self.store.erase(turns, selector=selector)
+            if self._last_chunk:
+                self._ranker.remove(receipt.chunks)
+            remade = self._compact.remake(receipt)
+            return replace(receipt, summaries_remade=tuple(s.summary for s in remade))
+
+    def receipts(self) -> list[Receipt]:
+        """Of all erasures, oldest first."""
+        with self._lock:
+            self._open()
+            return self.store.receipts()
+
+    def _chunks_of(self, turns: list[int], *, archived: bool | None = None) -> list[Chunk]:
+        wanted = set(turns)
+        return [chunk for chunk in self.store.chunks(archived=archived) if chunk.turn in wanted] if wanted else []
+
+
+def _forget_all(chunks: list[Chunk], now: int, policy: ForgettingPolicy, dry_run: bool) -> ForgetReport:
+    """All of these but the pinned ones, with their salience."""
+    going = [chunk for chunk in chunks if not chunk.pinned]
+    turns = np.array([chunk.turn for chunk in going], np.int64)
+    used = np.array([chunk.retrieved_at or 0 for chunk in going], np.int64)
+    values = tuple(float(value) for value in salience(turns, used, now, policy))
+    return ForgetReport(
+        tuple(chunk.chunk for chunk in going), values, len(chunks), len(chunks) - len(going), 0, dry_run=dry_run
+    )
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
