@@ -31,15 +31,15 @@ Slots = NDArray[np.intp]
 class LexicalWeights:
     """Numbers of the word score; the defaults were tuned by `python -m benchmarks.dialogue --part tune`."""
 
-    k1: float = 1.0
+    k1: float = 1.2
     """Saturation of a term's frequency."""
-    b: float = 0.6
+    b: float = 0.75
     """How much a long chunk is held against it."""
     cue: float = 1.0
     """Weight of speaker and date words beside words that were said."""
-    after: tuple[float, ...] = (0.6, 0.36, 0.22, 0.13)
+    after: tuple[float, ...] = (0.6, 0.36, 0.216, 0.13)
     """What the next chunks of the thread inherit of a chunk's words: an answer belongs to its question."""
-    before: tuple[float, ...] = (0.3, 0.18, 0.11, 0.06)
+    before: tuple[float, ...] = (0.3, 0.18, 0.108, 0.065)
     """What the previous chunks get of them."""
 
 

@@ -37,11 +37,11 @@ class RankingWeights:
     """Weight of the word score over the root of the greatest score possible: the same scale at any size of memory."""
     meaning: float = 0.6
     """Weight of the cosine, in standard deviations above the mean of a sample of the user's chunks."""
-    told: float = 0.8
+    told: float = 0.6
     """Weight of a turn in which the speaker tells of themselves (`cues.first_person`, 0 to 1)."""
     substance: float = 0.25
     """Weight of a chunk's length: the logarithm of its words, in deviations from the user's mean, -2 to 1.5."""
-    speaker: float = 0.5
+    speaker: float = 0.3
     """Weight of being said by the one whom the query names (`cues.roles_asked_about`)."""
     recency: float = 0.0
     """Weight of 2 ** (-age in turns / `recency_half_life`); off unless asked for, since old facts count as much."""
