@@ -49,6 +49,8 @@ class Summarizer(Protocol):
 _MAX_PIECE_CHARS = 20_000
 _SENTENCE_END = re.compile(r"(?<=[.!?\u2026])[\"')\]]*\s+|(?<=[\u3002\uff01\uff1f])|\n+")
 _WORD = re.compile(r"[^\W_]+")
+# "Ada: ..." at the head of a sentence, as summaries quote what they could not turn.
+_SPEAKER = re.compile(r"(?:^|(?<=[.!?\u2026] ))([A-Z][^:.!?\n]{0,39}): ")
 _NUMBER = re.compile(r"\d")
 _NAME = re.compile(r"(?<!^)\b(?!I['\u2019])[A-Z][\w'-]+")
 _CALENDAR = re.compile(
@@ -123,18 +125,19 @@ class ExtractiveSummarizer:
 
     def _sentences(self, pieces: Sequence[Piece]) -> list[_Sentence]:
         found = []
+        names = _names(pieces)
         for number, piece in enumerate(pieces):
             for place, sentence in enumerate(_SENTENCE_END.split(piece.text[:_MAX_PIECE_CHARS])):
                 said = " ".join(sentence.split())
-                words = frozenset(_content(said))
-                if words:
+                words = frozenset(word for word in _content(_SPEAKER.sub("", said)) if word not in names)
+                if len(words) > 1 or (words and _NUMBER.search(said)):
                     found.append((number, place, said, words))
         frequency = Counter(word for *_, words in found for word in words)
         result = []
         for number, place, said, words in found:
             speaker = pieces[number].speaker
             central = sum(math.log1p(frequency[word] - 1) for word in words) / (3 + len(words))
-            worth = 0.3 + central + _facts(said)
+            worth = 0.3 + central + _facts(_SPEAKER.sub("", said), names)
             if said.endswith("?"):
                 worth *= 0.2
             if speaker == "assistant":
@@ -163,10 +166,19 @@ def _content(text: str) -> list[str]:
     return [word for word in words if len(word) > 1 and word not in ENGLISH_STOP_WORDS and word not in _SMALL_TALK]
 
 
-def _facts(said: str) -> float:
+def _names(pieces: Sequence[Piece]) -> frozenset[str]:
+    """Words that name the speakers: they are in every greeting, and say nothing."""
+    speakers = {piece.speaker for piece in pieces}
+    speakers |= {match[1] for piece in pieces if not piece.speaker for match in _SPEAKER.finditer(piece.text)}
+    return frozenset(word for speaker in speakers for word in _WORD.findall(speaker.lower()))
+
+
+def _facts(said: str, names: frozenset[str]) -> float:
     """Points for names, numbers, dates and what lasts; each kind counts a few times at most."""
+    others = [name for name in _NAME.findall(said) if _WORD.findall(name.lower())[0] not in names]
+    others = [name for name in others if not _CALENDAR.fullmatch(name)]
     return (
-        0.5 * min(3, len(_NAME.findall(said)))
+        0.5 * min(3, len(others))
         + 0.5 * min(2, len(_NUMBER.findall(said)))
         + 0.4 * min(2, len(_CALENDAR.findall(said)))
         + 0.4 * min(3, len(_LASTING.findall(said)))
@@ -174,9 +186,9 @@ def _facts(said: str) -> float:
 
 
 def _gain(sentence: _Sentence, seen: set[str]) -> float:
-    """Worth of what is new in it, per length; the constant keeps the shortest from winning always."""
+    """Worth of what is new in it, per length; the constant keeps short sentences from winning always."""
     novelty = len(sentence.words - seen) / len(sentence.words)
-    return (novelty - 0.2) * sentence.worth / (8 + sentence.tokens)
+    return (novelty - 0.2) * sentence.worth / (24 + sentence.tokens)
 
 
 _INSTRUCTIONS = (

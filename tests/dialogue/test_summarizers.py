@@ -28,6 +28,14 @@ def test_facts_are_kept_and_small_talk_is_not() -> None:
     assert "weather" not in text and "How are you" not in text and "Thanks!" not in text and "See you" not in text
 
 
+def test_greetings_by_name_are_no_facts_at_either_level() -> None:
+    talk = [Piece("Hello Ben!", "Ada"), Piece("Morning, Ada.", "Ben"), Piece("Ada, how is Rome?", "Ben"), *TALK]
+    lower = ExtractiveSummarizer().summarize(talk, max_tokens=60)
+    assert "Hello" not in lower and "Morning" not in lower and "Tom" in lower
+    quoted = [Piece("Ada: Hello again, Ben! Ada: We sold the boat for 900 francs. Ben: Fine morning, Ada.")]
+    assert ExtractiveSummarizer().summarize(quoted, max_tokens=24) == "Ada: We sold the boat for 900 francs."
+
+
 def test_the_tightest_limit_keeps_the_best() -> None:
     text = ExtractiveSummarizer().summarize(TALK, max_tokens=25)
     assert 0 < estimate_tokens(text) <= 25 and ("Tom" in text or "Bern" in text)
