@@ -92,7 +92,7 @@ def finish_erasure(db: Database, vectors: Vectors, chunks: Sequence[int] | None 
         everything = pending == _EVERYTHING
         files = (db.path.name, *vectors.erase(np.array(chunks, dtype=np.int64), everything=everything))
         with db.transaction() as connection:
-            connection.execute("UPDATE receipts SET files = ? WHERE receipt = ?", (json.dumps(files), pending))
+            connection.execute("UPDATE receipts SET files = ? WHERE files = '[]'", (json.dumps(files),))
             if everything:
                 connection.execute("UPDATE state SET model = NULL, generation = generation + 1")
                 connection.execute("DELETE FROM models")

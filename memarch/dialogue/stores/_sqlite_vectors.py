@@ -238,7 +238,9 @@ class Vectors:
     def flush(self) -> None:
         """Save the index, if this process used it and may write."""
         with self._db.lock:
-            if self._index is not None and self._stands_for is not None and not self._db.read_only:
+            if self._index is None or self._stands_for is None or self._db.read_only:
+                return
+            if self._stands_for[0] == self._generation():
                 self._index.flush(self._stands_for[0])
 
     def close(self) -> None:
@@ -261,6 +263,9 @@ class Vectors:
         """Apply to a loaded index what was just committed; if that fails, it is brought in line at its next use."""
         if self._index is None or self._stands_for is None:
             return
+        if self._stands_for[0] + 1 != self._generation():  # it missed something else: this step alone will not do
+            self._forget_index()
+            return
         try:
             change(self._index)
         except DialogueError as error:
@@ -269,11 +274,14 @@ class Vectors:
         else:
             self._stands_for = (self._stands_for[0] + 1, self._stands_for[1])
 
+    def _generation(self) -> int:
+        return int(self._db.value("SELECT generation FROM state"))
+
     def _in_line(self) -> VectorIndex | None:
         model = self.current()
         if model is None:
             return None
-        wanted = (self._db.value("SELECT generation FROM state"), model[0])
+        wanted = (self._generation(), model[0])
         if self._stands_for == wanted:
             return self._index
         self._forget_index()

@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from memarch.dialogue.errors import StoreUnavailable
+from memarch.dialogue.errors import DialogueError, StoreLocked, StoreUnavailable
 from memarch.dialogue.records import Chunk, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
 
 from . import _sqlite_records as records
@@ -25,6 +26,8 @@ from ._user_names import directory_name, user_directory
 from ._writer_lock import WriterLock
 from .base import Floats, Ids
 from .faiss_index import sync_directory, temporary
+
+_log = logging.getLogger(__name__)
 
 
 class SQLiteStore:
@@ -53,11 +56,18 @@ class SQLiteStore:
         self._vectors = Vectors(self._db, open_index)
         if not read_only:
             try:
-                temporary(self._vectors.path).unlink(missing_ok=True)
-                finish_erasure(self._db, self._vectors)
+                self._tidy()
             except BaseException:
                 self.close()
                 raise
+
+    def _tidy(self) -> None:
+        """Finish what a crash interrupted. A reader or a full disk must not bar the door: `verify` tells, too."""
+        try:
+            temporary(self._vectors.path).unlink(missing_ok=True)
+            finish_erasure(self._db, self._vectors)
+        except (OSError, StoreLocked, StoreUnavailable) as error:
+            _log.warning("%s: an erasure is not finished yet, repair() tries again: %s", self._home, error)
 
     def add_turns(self, turns: Sequence[NewTurn]) -> list[Turn]:
         """See `Store.add_turns`."""
@@ -221,16 +231,20 @@ class SQLiteStore:
         with self._db.lock:
             if self._closed:
                 return
-            self._closed = True
-            self._vectors.close()
-            empty = self._lock is not None and not _holds_anything(self._db)
-            self._db.close()
-            if self._lock is not None:
-                if empty:
-                    _remove_files(self._home)
-                self._lock.release(remove=empty)
-                if empty:
-                    _remove_directory(self._home)
+            self._closed, empty = True, False
+            try:
+                self._vectors.close()
+                empty = self._lock is not None and not _holds_anything(self._db)
+            except DialogueError as error:  # damaged or unreachable: then nothing is removed
+                _log.warning("%s", error)
+            finally:
+                self._db.close()
+                if self._lock is not None:
+                    if empty:
+                        _remove_files(self._home)
+                    self._lock.release(remove=empty)
+                    if empty:
+                        _remove_directory(self._home)
 
 
 def users(location: str | Path) -> list[str]:
@@ -239,7 +253,10 @@ def users(location: str | Path) -> list[str]:
     for path in sorted(Path(location).glob(f"users/*/{DATABASE_FILE}")):
         db = Database(path, read_only=True)
         try:
-            migrate(db.connection, path=str(path), read_only=True)
+            if db.value("PRAGMA schema_version") == 0:
+                continue  # a writer is making it just now
+            with db.translated():
+                migrate(db.connection, path=str(path), read_only=True)
             if _holds_anything(db):
                 found.append(decode_text(db.value("SELECT user FROM state")))
         finally:

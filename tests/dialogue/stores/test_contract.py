@@ -262,6 +262,7 @@ def test_bad_vectors_are_refused(world, chunks, vectors, message):
 
 def test_archived_chunks_are_kept_but_not_near(world):
     store, vectors = filled(world)
+    assert len(store.nearest(vectors[1], 10)[0]) == 6  # from here on, the index must follow
     store.archive(numbers(2, 3, 99), 6)
     store.archive(numbers(3), 8)
     for _ in range(2):
@@ -270,6 +271,7 @@ def test_archived_chunks_are_kept_but_not_near(world):
         assert [(chunk.chunk, chunk.archived_at) for chunk in store.chunks(archived=True)] == [(2, 6), (3, 6)]
         store.close()
         store = world.open()
+    assert len(store.nearest(vectors[1], 10)[0]) == 4
     store.put_vectors(numbers(2), unit(1, seed=8))
     assert 2 not in store.nearest(vectors[1], 10)[0]
     store.restore(numbers(2, 5, 99))

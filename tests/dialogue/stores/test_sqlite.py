@@ -1,6 +1,7 @@
 """The default store's own promises: its files, the saved index, schema versions, and how much memory it takes."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -8,8 +9,8 @@ import sys
 import pytest
 
 from memarch.dialogue.errors import MigrationError, StoreUnavailable
-from memarch.dialogue.stores import _sqlite_schema
-from memarch.dialogue.stores._user_names import user_directory
+from memarch.dialogue.stores import _sqlite_records, _sqlite_schema
+from memarch.dialogue.stores._user_names import directory_name, user_directory
 from memarch.dialogue.stores.faiss_index import FaissIndex
 
 from ._sqlite_tools import ENVIRONMENT, edit, kinds
@@ -54,6 +55,51 @@ def test_every_commit_is_synced_and_deleted_bytes_are_overwritten(world):
     pragmas = {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}
     assert {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas} == pragmas
     assert connection.execute("PRAGMA busy_timeout").fetchone()[0] == 5000
+
+
+def test_a_step_that_breaks_off_changes_nothing(world, monkeypatch):
+    store, _ = filled(world, "ab")
+
+    def encode(text):
+        if text == "second":
+            raise KeyboardInterrupt
+        return text.encode()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_sqlite_records, "encode_text", encode)
+        with pytest.raises(KeyboardInterrupt):
+            store.add_turns([new_turn("first"), new_turn("second")])
+    assert [turn.text for turn in store.turns()] == ["a", "b"] and store.last_turn() == 2
+    assert store.add_turns([new_turn("first")])[0].turn == 3
+
+
+def test_directories_differ_on_file_systems_that_ignore_case(world):
+    names = [
+        "ada",
+        "Ada",
+        "ADA",
+        "con",
+        "a.b",
+        "a-b",
+        "a b",
+        "é",
+        "É",
+        "x" * 300,
+        "x" * 301,
+        "../ada",
+        "ada/",
+        "\ud800",
+    ]
+    directories = [directory_name(name) for name in names]
+    assert len(set(directories)) == len(names) and all(name == name.lower() for name in directories)
+    assert directories[0] == "ada" and all(re.fullmatch(r"[a-z0-9_.-]{1,70}", name) for name in directories)
+
+
+def test_erasing_gives_the_room_back(world, home):
+    store = world.open()
+    store.add_turns([new_turn("words " * 1000, source_id=str(i)) for i in range(100)])
+    store.erase(range(1, 100), selector={})
+    assert (home / "memory.db").stat().st_size < 200_000 and (home / "memory.db-wal").stat().st_size < 50_000
 
 
 def test_opening_needs_no_faiss_until_vectors_are_asked_for(world, home, monkeypatch):

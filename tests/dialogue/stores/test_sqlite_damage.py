@@ -90,6 +90,8 @@ def test_a_database_that_is_none_is_corrupt_and_says_what_to_do(world, home):
             list(store.turns())
             raise AssertionError(store.verify())
         world.opened[-1].close()
+        with pytest.raises(StoreCorrupt):
+            world.users()
     file.write_bytes(whole)
     assert len(list(world.open().turns())) == 6
 

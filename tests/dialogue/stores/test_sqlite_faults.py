@@ -54,6 +54,40 @@ def test_an_erasure_that_broke_off_is_finished_by_the_next_open(world, home, mon
     assert receipt.turns == (2, 7) and "memory.db" in receipt.files_rewritten and store.verify() == []
 
 
+def test_an_erasure_also_finishes_the_one_before(world, monkeypatch):
+    store, vectors = filled(world)
+    store.nearest(vectors[0], 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(_sqlite_database.Database, "compact", lambda self: self.rows("SELECT * FROM no_table"))
+        with pytest.raises(sqlite3.OperationalError):
+            store.erase([2], selector={})
+    store.erase([3], selector={})
+    assert world.files_with(vectors[1].tobytes()) == world.files_with(vectors[2].tobytes()) == []
+    store.flush()
+    store.close()
+    assert world.files_with(vectors[1].tobytes()) == world.files_with(vectors[2].tobytes()) == []
+    store = world.open()
+    assert sorted(store.nearest(vectors[1], 9)[0].tolist()) == [1, 4, 5, 6] and store.verify() == []
+    assert all("memory.db" in receipt.files_rewritten for receipt in store.receipts())
+
+
+def test_an_unfinished_erasure_does_not_bar_the_door(world, home, monkeypatch, caplog):
+    monkeypatch.setattr(_sqlite_database, "BUSY_TIMEOUT_SECONDS", 0.05)
+    store, _ = filled(world)
+    reader = sqlite3.connect(home / "memory.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM turns").fetchone()
+    with pytest.raises(StoreLocked):
+        store.erase([1], selector={})
+    store.close()
+    store = world.open()
+    assert "not finished yet" in caplog.text and kinds(store) == ["pending-erasure"]
+    assert [turn.turn for turn in store.turns()] == [2, 3, 4, 5, 6]
+    reader.close()
+    store.close()
+    assert world.open().verify() == []
+
+
 def test_a_reader_in_the_middle_of_something_delays_an_erasure_with_a_clear_error(world, home, monkeypatch):
     monkeypatch.setattr(_sqlite_database, "BUSY_TIMEOUT_SECONDS", 0.05)
     store, _ = filled(world)
