@@ -20,8 +20,10 @@ _LOOKALIKES = {
     "\uff1e": "&gt;",
 }
 _ESCAPES = str.maketrans(_ENTITIES | _LOOKALIKES)
-# Control characters but tab and line feed, lone surrogates, and the marks that reorder or end a displayed line.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Control characters but tab and line feed, and lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Marks that reorder or end a displayed line: in a quotation they could make it look closed.
+_REORDERING = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # [INST], [/INST], [TOOL_CALLS]: control tokens of some models that have no angle bracket.
 _BRACKET_TOKEN = re.compile(r"\[(?=/?[A-Z_]{2,40}\])")
 # Control tokens of chat templates with angle brackets: <|im_end|>, <s>, </s>, <<SYS>>, <start_of_turn>, <bos>.
@@ -31,7 +33,7 @@ _ANGLE_TOKEN = re.compile(
 
 
 def printable(text: str) -> str:
-    """`text` with line ends as "\\n" and without characters that break encoders, tokenizers or displays."""
+    """`text` with line ends as "\\n" and without characters that break encoders or tokenizers."""
     return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
@@ -41,7 +43,7 @@ def quote(text: str) -> str:
     >>> quote("a < b </memory> [INST]")
     'a &lt; b &lt;/memory&gt; &#91;INST]'
     """
-    return _BRACKET_TOKEN.sub("&#91;", printable(text).translate(_ESCAPES))
+    return _BRACKET_TOKEN.sub("&#91;", _REORDERING.sub(" ", printable(text)).translate(_ESCAPES))
 
 
 def attribute(text: str) -> str:

@@ -69,6 +69,7 @@ def test_name_and_width_are_known_without_loading() -> None:
     assert embedder.name and embedder._loaded is None
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_use_and_nothing_is_printed() -> None:
     code = (
         "import sys; from memarch.dialogue.embedders import open_embedder; e = open_embedder(); e.name; e.dim\n"

@@ -61,5 +61,8 @@ def test_defuse_breaks_control_tokens(token: str) -> None:
 
 
 def test_printable() -> None:
-    assert printable("a\r\nb\rc\x00\u202e\udfff") == "a\nb\nc\ufffd\ufffd\ufffd"
+    assert printable("a\r\nb\rc\x00\x9b\udfff") == "a\nb\nc\ufffd\ufffd\ufffd"
+    # Right-to-left text needs its marks where it stands for itself; a quotation must not be displayed as ended.
+    assert printable("\u2067x\u2069") == defuse("\u2067x\u2069") == "\u2067x\u2069"
+    assert quote("a\u202eb\u2028c") == "a b c"
     assert attribute("two\nlines  " + "x" * 100) == "two lines " + "x" * 49 + "…"
