@@ -32,7 +32,9 @@ class CompactMemory:
     """Two levels of summaries over the turns of `store`, kept there with their lineage.
 
     block_turns: turns of a level-1 summary. group_blocks: level-1 summaries of a level-2 summary. A memory keeps the
-    sizes that it began with. max_tokens: of each summary, by `count_tokens`; a longer one is cut.
+    sizes that it began with. max_tokens: of each summary, by `count_tokens`; a longer one is cut. every_turns: the open
+    block is summarised again only after so many new turns, for models that take seconds; the last turns are in a prompt
+    anyway.
 
     If `summarizer` fails, the extractive one takes its place for that summary: the reason is logged, the field
     `summarizer` of the Summary says who made it. Raises: ValueError for sizes below 1.
@@ -46,14 +48,16 @@ class CompactMemory:
         block_turns: int = 20,
         group_blocks: int = 5,
         max_tokens: int = 60,
+        every_turns: int = 1,
         count_tokens: TokenCounter = estimate_tokens,
     ) -> None:
-        for name, size in (("block_turns", block_turns), ("group_blocks", group_blocks), ("max_tokens", max_tokens)):
+        sizes = {"block_turns": block_turns, "group_blocks": group_blocks, "max_tokens": max_tokens}
+        for name, size in {**sizes, "every_turns": every_turns}.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1; got {size}")
         self._store, self._summarizer = store, summarizer
         self._fallback = ExtractiveSummarizer(count_tokens=count_tokens)
-        self._max_tokens, self._count = max_tokens, count_tokens
+        self._max_tokens, self._every, self._count = max_tokens, every_turns, count_tokens
         self._block, self._group = block_turns, group_blocks
         self._is_kept = False
         self._take_sizes()
@@ -73,6 +77,9 @@ class CompactMemory:
         wanted = [block for block in range(open_block + 1) if block not in known]
         # The open block, or the one that was open when it was last summarised and filled up since.
         wanted += [block for block in known if known[block].last_turn < min(last, self._last_of(block))]
+        if last < self._last_of(open_block):
+            done = known[open_block].last_turn if open_block in known else open_block * self._block
+            wanted = [block for block in wanted if block != open_block or last - done >= self._every]
         made = []
         for block, numbers, pieces in self._by_block(wanted):
             old = known.get(block)

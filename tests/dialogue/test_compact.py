@@ -171,6 +171,16 @@ def test_a_memory_keeps_the_sizes_it_began_with(store: Store) -> None:
     assert [(s.first_turn, s.last_turn) for s in store.summaries(level=1)] == [(1, 3), (4, 6)]
 
 
+def test_a_slow_model_is_not_asked_at_every_turn(store: Store) -> None:
+    summarizer = Counting()
+    compact = CompactMemory(store, summarizer, block_turns=5, max_tokens=1000, every_turns=3)
+    for text in "abcdefghij":
+        add(store, [text])
+        compact.update()
+    assert [len(texts) for texts, _ in summarizer.calls] == [3, 5, 3, 5]
+    assert [s.text for s in store.summaries(level=1)] == ["a+b+c+d+e", "f+g+h+i+j"]
+
+
 def test_bad_sizes_are_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="block_turns must be at least 1; got 0"):
         CompactMemory(store, Counting(), block_turns=0)
