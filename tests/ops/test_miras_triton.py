@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import logging
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -277,6 +280,36 @@ def test_planted_bug_is_noticed(bug, tmp_path, monkeypatch):
     finally:
         for module in [m for m in sys.modules if m.partition(".")[0] == "mutant_kernels"]:
             del sys.modules[module]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("memory", ["matrix", "mlp"])
+def test_training_step_compiles_for_a_gpu(memory, target, tmp_path):
+    """Forward and backward through the compiler to machine code, without a GPU; benchmarks.miras_resources has all."""
+    path = tmp_path / "rows.csv"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.miras_resources",
+        "--memory",
+        memory,
+        "--target",
+        target,
+        "--jobs",
+        "1",
+    ]
+    command += ["--head-dims", "48", "--only", f"ward {memory} D=48 C=16 bf16 yaad head", "--results", str(path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with path.open(newline="") as file:
+        rows = {row["kernel"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {f"{memory}_forward", f"{memory}_backward"}
+    for row in rows.values():
+        assert (row["target"], row["fits"], row["error"]) == (target, "true", "")
+        assert int(row["registers"]) > 32
+    assert rows[f"{memory}_forward"]["spill_stores"] == "0"
 
 
 @pytest.mark.gpu
