@@ -55,7 +55,10 @@ class Store(Protocol):
 
     # Turns and chunks.
     def add_turns(self, turns: Sequence[NewTurn]) -> list[Turn]:
-        """Append in order; durable on return. ValueError if a source_id is taken (none is then added)."""
+        """Append in order; durable on return. ValueError if a source_id is taken (none is then added).
+
+        Any text comes back as it was, NUL and lone surrogates too; session, role and source_id may hold neither.
+        """
 
     def turns(
         self,
@@ -92,7 +95,7 @@ class Store(Protocol):
         """Make this model current. Vectors of another stay until `put_vectors` replaces them, but are not served."""
 
     def without_vector(self, *, limit: int | None = None) -> list[Chunk]:
-        """Chunks (archived too) that have no vector of the current model, oldest first."""
+        """Chunks (archived too) that have no vector of the current model, oldest first; none before any model."""
 
     def put_vectors(self, chunks: Ids, vectors: Floats) -> None:
         """Store unit vectors `[n, dim]` of the current model, update the index; chunks erased meanwhile are ignored."""
@@ -121,7 +124,10 @@ class Store(Protocol):
         self, *, level: int, text: str, first_turn: int, last_turn: int, sources: Sequence[int], summarizer: str,
         replaces: Sequence[int] = (),
     ) -> Summary:  # fmt: skip
-        """Add a summary, in the same transaction dropping those it replaces. ValueError if a source is gone."""
+        """Add a summary, in the same transaction dropping those it replaces. ValueError if a source is gone.
+
+        Summaries above a replaced one stay, and an erasure still finds them by the turns it went back to.
+        """
 
     def summaries(self, *, level: int | None = None) -> list[Summary]:
         """In the order of their first turns."""
@@ -137,12 +143,12 @@ class Store(Protocol):
     def erase(self, turns: Sequence[int], *, selector: Mapping[str, str]) -> Receipt:
         """Delete turns, their chunks, vectors and every summary with one of them in its lineage, and leave no byte.
 
-        The receipt (numbers and names only) is kept as a tombstone. It is durable, and the bytes are gone, on return; a
-        crash in between is finished by the next open.
+        The receipt (numbers and names only) is kept as a tombstone, unless none of the turns exists. It is durable, and
+        the bytes are gone, on return; a crash in between is finished by the next open.
         """
 
     def erase_user(self) -> Receipt:
-        """Erase everything of this user, settings and tombstones too."""
+        """Erase everything of this user, settings and tombstones too; numbers begin anew."""
 
     def receipts(self) -> list[Receipt]:
         """Tombstones, oldest first."""

@@ -115,6 +115,12 @@ def test_opening_needs_no_faiss_until_vectors_are_asked_for(world, home, monkeyp
     assert len(list(world.open().turns())) == 6
 
 
+def test_importing_stores_is_light():
+    script = "import sys, memarch.dialogue.stores.sqlite; print({'faiss', 'filelock', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.stdout == "set()\n", done.stderr + done.stdout
+
+
 def test_without_filelock_the_error_names_the_extra(world, monkeypatch):
     monkeypatch.setitem(sys.modules, "filelock", None)
     with pytest.raises(StoreUnavailable, match=r"memarch\[chat\]"):
