@@ -12,10 +12,11 @@ from .demo import demo
 from .generate import generate
 from .info import info
 from .many_values import ManyValuesCommand
+from .memory import memory
 from .train import train_lm
 
 app = typer.Typer(
-    help="Memory architectures for PyTorch: train, sample, inspect.",
+    help="Memory architectures for PyTorch: train, sample, inspect; and a memory for long dialogues.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,6 +24,7 @@ app = typer.Typer(
 train = typer.Typer(help="Train a model.", no_args_is_help=True)
 train.command("lm", cls=ManyValuesCommand)(train_lm)
 app.add_typer(train, name="train")
+app.add_typer(memory, name="memory")
 app.command()(generate)
 app.command()(info)
 app.command()(demo)
