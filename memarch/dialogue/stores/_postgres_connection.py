@@ -140,9 +140,8 @@ class PostgresConnection:
         return f"backend {pid} of {application or 'an unnamed application'} on {address or 'the server itself'}"
 
     def _look_up_owner(self, connection: psycopg.Connection) -> None:
-        # A user who is being erased is found by the hash that took the place of the name.
         row = connection.execute(
-            "SELECT owner, changes, generation FROM users WHERE name = ANY(%s)", ([self.name, self.erased_name],)
+            "SELECT owner, changes, generation FROM users WHERE name = %s", (self.name,)
         ).fetchone()
         if row is None and self.read_only and self.user and self._connection is None:
             raise StoreUnavailable(f"user {self.user!r} has no memory in {self.schema!r}: open it once for writing")
@@ -156,7 +155,7 @@ class PostgresConnection:
 
     @property
     def erased_name(self) -> bytes:
-        """What stands for the name while the user is erased."""
+        """What stands for the name until the bytes of an erased user are gone."""
         return hashlib.sha256(b"erased\0" + self.name).digest()
 
     # Using.
@@ -228,8 +227,8 @@ class PostgresConnection:
         """The user's row is gone: the next write makes a new one."""
         self._owner, self._changes, self.generation = None, 0, 0
 
-    def rewrite(self, tables: Sequence[str]) -> tuple[str, ...]:
-        """VACUUM FULL: the user's part of these tables gets new files with what lives. Names of the rewritten parts.
+    def rewrite(self, tables: Sequence[str], owner: int) -> tuple[str, ...]:
+        """VACUUM FULL: the owner's part of these tables gets new files with what lives. Names of the rewritten parts.
 
         Raises: StoreUnavailable if deleted rows must stay because an older transaction may still read them, or because
         the role does not own the tables; the erasure is then pending, and the next open goes on.
@@ -237,7 +236,7 @@ class PostgresConnection:
         from psycopg import sql
 
         with self.lock, self._translated():
-            names = [name for table in tables for name in self._parts(table)]
+            names = [name for table in tables for name in self._parts(table, owner)]
             connection = self._live()
             warnings: list[str] = []
             kept: list[int] = []
@@ -270,13 +269,13 @@ class PostgresConnection:
                 connection.remove_notice_handler(listen)
             return tuple(names)
 
-    def _parts(self, table: str) -> list[str]:
+    def _parts(self, table: str, owner: int) -> list[str]:
         if table not in PARTITIONED:
             return [table]
         rows = self.rows(
             "SELECT part FROM generate_series(0, %(parts)s - 1) part "
-            "WHERE satisfies_hash_partition(%(table)s::regclass, %(parts)s, part, %(owner)s::bigint)",
-            {"parts": NUM_PARTITIONS, "table": table},
+            "WHERE satisfies_hash_partition(%(table)s::regclass, %(parts)s, part, %(of)s::bigint)",
+            {"parts": NUM_PARTITIONS, "table": table, "of": owner},
         )
         return [f"{table}_{part}" for (part,) in rows]
 

@@ -13,15 +13,11 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
 from memarch.dialogue.records import Receipt, utc_now
 
 from ._postgres_connection import PostgresConnection
 from ._postgres_schema import PARTITIONED, SMALL
 from ._postgres_vectors import PostgresVectors
-
-_EVERYTHING = 0  # as `pending_erasure`: no receipt has this number
 
 
 def erase_turns(
@@ -78,16 +74,15 @@ def erase_turns(
 def erase_everything(db: PostgresConnection, vectors: PostgresVectors) -> Receipt:
     """See `Store.erase_user`. Numbers begin anew: nothing is left that could tell of the old ones."""
     with db.lock:
+        finish_erasure(db, vectors)
         turns = db.rows("SELECT turn, source_id FROM turns WHERE owner = %(owner)s ORDER BY turn")
         chunks = db.rows("SELECT chunk FROM chunks WHERE owner = %(owner)s ORDER BY chunk")
         summaries = db.rows("SELECT summary FROM summaries WHERE owner = %(owner)s ORDER BY summary")
         with db.writing(vectors=True) as (connection, owner):
             for table in (*PARTITIONED, *SMALL):
                 connection.execute(f"DELETE FROM {table} WHERE owner = %s".encode(), (owner,))
-            connection.execute(
-                "UPDATE users SET name = %s, pending_erasure = %s WHERE owner = %s",
-                (db.erased_name, _EVERYTHING, owner),
-            )
+            connection.execute("UPDATE users SET name = %s WHERE owner = %s", (db.erased_name, owner))
+        db.forget_owner()
         files = finish_erasure(db, vectors)
     return Receipt(
         time=utc_now(),
@@ -101,40 +96,51 @@ def erase_everything(db: PostgresConnection, vectors: PostgresVectors) -> Receip
     )
 
 
+def erased_owner(db: PostgresConnection) -> int | None:
+    """Number of the row that stands for this user's erased memory until its bytes are gone."""
+    found: int | None = db.value("SELECT owner FROM users WHERE name = %(erased)s", {"erased": db.erased_name})
+    return found
+
+
 def finish_erasure(db: PostgresConnection, vectors: PostgresVectors) -> tuple[str, ...]:
     """Remove the bytes of what an erasure deleted, if one is pending; names of what was rewritten."""
     with db.lock:
-        pending = db.value("SELECT pending_erasure FROM users WHERE owner = %(owner)s")
-        if pending is None:
-            return ()
-        if pending == _EVERYTHING:
-            files = vectors.erase(np.empty(0, np.int64), everything=True)
-            files = (*db.rewrite((*PARTITIONED, *SMALL, "users")), *files)
-            with db.writing() as (connection, owner):
-                connection.execute("DELETE FROM users WHERE owner = %s", (owner,))
-            vectors.forget()
-            db.forget_owner()
-            return files
-        receipt = read_receipts(db, pending)[0]
-        files = vectors.erase(np.array(receipt.chunks, np.int64), everything=False)
-        files = (*db.rewrite(PARTITIONED), *files)
-        with db.writing() as (connection, owner):
+        return _finish_user(db, vectors) + _finish_turns(db, vectors)
+
+
+def _finish_user(db: PostgresConnection, vectors: PostgresVectors) -> tuple[str, ...]:
+    if (erased := erased_owner(db)) is None:
+        return ()
+    files = vectors.erase_user(erased)
+    files = (*db.rewrite((*PARTITIONED, *SMALL, "users"), erased), *files)
+    db.rows("DELETE FROM users WHERE owner = %(erased)s RETURNING owner", {"erased": erased})
+    return files
+
+
+def _finish_turns(db: PostgresConnection, vectors: PostgresVectors) -> tuple[str, ...]:
+    pending = db.rows("SELECT owner FROM users WHERE owner = %(owner)s AND pending_erasure IS NOT NULL")
+    if not pending:
+        return ()
+    files = (*db.rewrite(PARTITIONED, pending[0][0]), *vectors.erase())
+    waiting = [row for row in _receipts(db) if not row[1].files_rewritten]
+    with db.writing() as (connection, owner):
+        for number, receipt in waiting:
             connection.execute(
                 "UPDATE receipts SET body = %s WHERE owner = %s AND receipt = %s",
-                (_to_json(receipt, files), owner, pending),
+                (_to_json(receipt, files), owner, number),
             )
-            connection.execute("UPDATE users SET pending_erasure = NULL WHERE owner = %s", (owner,))
-        return files
+        connection.execute("UPDATE users SET pending_erasure = NULL WHERE owner = %s", (owner,))
+    return files
 
 
-def read_receipts(db: PostgresConnection, number: int | None = None) -> list[Receipt]:
-    """All tombstones, or the one of this number."""
-    rows = db.rows(
-        "SELECT body FROM receipts WHERE owner = %(owner)s "
-        "AND (%(number)s::bigint IS NULL OR receipt = %(number)s::bigint) ORDER BY receipt",
-        {"number": number},
-    )
-    return [_from_json(row[0]) for row in rows]
+def read_receipts(db: PostgresConnection) -> list[Receipt]:
+    """All tombstones."""
+    return [receipt for _, receipt in _receipts(db)]
+
+
+def _receipts(db: PostgresConnection) -> list[tuple[int, Receipt]]:
+    rows = db.rows("SELECT receipt, body FROM receipts WHERE owner = %(owner)s ORDER BY receipt")
+    return [(number, _from_json(body)) for number, body in rows]
 
 
 def _to_json(receipt: Receipt, files: Sequence[str] | None = None) -> str:

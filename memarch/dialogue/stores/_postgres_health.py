@@ -33,8 +33,8 @@ _RECORDS: tuple[tuple[str, LiteralString, bool], ...] = (
     ),
     (
         "pending-erasure",
-        "SELECT 'an erasure has not yet removed all bytes' FROM users WHERE owner = %(owner)s "
-        "AND pending_erasure IS NOT NULL",
+        "SELECT 'an erasure has not yet removed all bytes' FROM users WHERE name = %(erased)s "
+        "OR (owner = %(owner)s AND pending_erasure IS NOT NULL)",
         True,
     ),
     (
@@ -62,7 +62,11 @@ _RECORDS: tuple[tuple[str, LiteralString, bool], ...] = (
 def find_problems(db: PostgresConnection, vectors: PostgresVectors, *, deep: bool) -> list[Problem]:
     """See `Store.verify`. The database's own integrity is the server's (pg_amcheck, data checksums)."""
     with db.lock:
-        problems = [Problem(kind, row[0], repairable) for kind, query, repairable in _RECORDS for row in db.rows(query)]
+        problems = [
+            Problem(kind, row[0], repairable)
+            for kind, query, repairable in _RECORDS
+            for row in db.rows(query, {"erased": db.erased_name})
+        ]
         if deep:
             problems += _text_problems(db)
             problems += [

@@ -43,7 +43,7 @@ _CREATE = (
     "CREATE TABLE models (model integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, "
     "dim integer NOT NULL CHECK (dim > 0), UNIQUE (name, dim))",
     # changes: counts all of the user's transactions; generation: those that concern vectors or what is alive.
-    # pending_erasure: the receipt whose bytes are not yet gone, 0 where all of the user goes.
+    # pending_erasure: the receipt whose bytes are not yet gone. name: a hash of it while all of a user goes.
     "CREATE TABLE users (owner bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name bytea NOT NULL UNIQUE, "
     "changes bigint NOT NULL DEFAULT 0, generation bigint NOT NULL DEFAULT 0, last_turn bigint NOT NULL DEFAULT 0, "
     "last_chunk bigint NOT NULL DEFAULT 0, last_summary bigint NOT NULL DEFAULT 0, "

@@ -185,18 +185,31 @@ class PostgresVectors:
             )
             return np.array([row[0] for row in rows], np.int64)
 
-    def erase(self, chunks: Ids, *, everything: bool) -> tuple[str, ...]:
-        """Take these, already gone from the records, out of a remote index and its files; names of rewritten files."""
+    def erase(self) -> tuple[str, ...]:
+        """Take what is no longer in the records out of a remote index and its files; names of rewritten files."""
         with self._db.lock:
-            if self._open_index is None or (index := self._in_line()) is None:
+            if (index := self._in_line()) is None:
                 return ()
-            index.remove(chunks)
-            if everything:
-                index.erase_user()
             files = index.erase()
-            if not everything:
-                self.try_to_flush()
+            self.try_to_flush()
             return files
+
+    def erase_user(self, owner: int) -> tuple[str, ...]:
+        """Take all of this user out of a remote index, by the model of the erased row; names of rewritten files."""
+        with self._db.lock:
+            self.forget()
+            models = self._db.rows(
+                "SELECT models.name, dim FROM users JOIN models USING (model) WHERE owner = %(erased)s",
+                {"erased": owner},
+            )
+            if self._open_index is None or not models:
+                return ()
+            index = self._open_index(*models[0])
+            try:
+                index.erase_user()
+                return index.erase()
+            finally:
+                index.close()
 
     def rebuild(self) -> None:
         """Make a remote index anew from the records."""
@@ -210,7 +223,9 @@ class PostgresVectors:
     def flush(self) -> None:
         """Note in a remote index what it stands for, if this process used it and may write."""
         with self._db.lock:
-            if self._index is not None and self._stands_for is not None and not self._db.read_only:
+            if self._index is None or self._stands_for is None or self._db.read_only:
+                return
+            if self._stands_for[0] == self._db.generation:
                 self._index.flush(self._stands_for[0])
 
     def try_to_flush(self) -> None:
@@ -234,6 +249,9 @@ class PostgresVectors:
     def _follow(self, change: Callable[[RemoteIndex], None]) -> None:
         """Apply to a remote index what was just committed; if that fails, it is brought in line at its next use."""
         if self._index is None or self._stands_for is None:
+            return
+        if self._stands_for[0] + 1 != self._db.generation:  # it missed something else: this step alone will not do
+            self.forget()
             return
         try:
             change(self._index)

@@ -27,9 +27,11 @@ recycles them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
+from memarch.dialogue.errors import StoreUnavailable
 from memarch.dialogue.records import Chunk, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
 
 from . import _postgres_records as records
@@ -40,6 +42,8 @@ from ._postgres_health import count, find_problems, mend
 from ._postgres_vectors import PostgresVectors
 from ._sqlite_vectors import OpenIndex
 from .base import Floats, Ids
+
+_log = logging.getLogger(__name__)
 
 
 class PostgresStore:
@@ -70,6 +74,8 @@ class PostgresStore:
         if not read_only:
             try:
                 finish_erasure(self._db, self._vectors)
+            except StoreUnavailable as error:  # which must not bar the door: `verify` tells, too
+                _log.warning("an erasure is not finished yet, repair() tries again: %s", error)
             except BaseException:
                 self.close()
                 raise
@@ -234,8 +240,9 @@ def users(dsn: str, *, schema: str = "memarch") -> list[str]:
     db = PostgresConnection(dsn, user=None, schema=schema, read_only=True)
     try:
         rows = db.rows(
-            "SELECT name FROM users WHERE pending_erasure IS DISTINCT FROM 0 AND (last_turn > 0 "
-            "OR EXISTS (SELECT 1 FROM settings WHERE settings.owner = users.owner) OR last_receipt > 0)"
+            "SELECT name FROM users WHERE EXISTS (SELECT 1 FROM turns WHERE turns.owner = users.owner) "
+            "OR EXISTS (SELECT 1 FROM settings WHERE settings.owner = users.owner) "
+            "OR EXISTS (SELECT 1 FROM receipts WHERE receipts.owner = users.owner)"
         )
     finally:
         db.close()

@@ -193,28 +193,36 @@ def test_an_older_transaction_delays_an_erasure_and_the_next_open_ends_it(world,
         assert [problem.kind for problem in store.verify()] == ["pending-erasure"]
         assert world.files_with(b"the secret word")
         store.close()
+        store = world.open()  # the door is open all the same
+        assert texts(store) == list("acdef")
+        with pytest.raises(StoreUnavailable, match="older transaction"):
+            store.erase([3], selector={})
+        store.close()
     store = world.open()
     assert world.files_with(b"the secret word") == world.files_with(vectors[1].tobytes()) == []
-    (receipt,) = store.receipts()
-    assert receipt.turns == (2, 7) and receipt.files_rewritten[0].startswith("turns_") and store.verify() == []
+    assert [receipt.turns for receipt in store.receipts()] == [(2, 7), (3,)] and store.verify() == []
+    assert all(receipt.files_rewritten[0].startswith("turns_") for receipt in store.receipts())
 
 
 def test_an_erased_user_whose_bytes_could_not_go_yet(world, monkeypatch):
     store, vectors = filled(world)
     store.add_turns([new_turn("the secret word")])
 
-    def fail(self, tables):
+    def fail(self, tables, owner):
         raise StoreUnavailable("power cut")
 
     with monkeypatch.context() as patch:
         patch.setattr(_postgres_connection.PostgresConnection, "rewrite", fail)
         with pytest.raises(StoreUnavailable, match="power cut"):
             store.erase_user()
-    store.close()
-    assert world.users() == [] and world.files_with(b"the secret word")
-    store = world.open()
+        store.close()
+        assert world.users() == [] and world.files_with(b"the secret word")
+        store = world.open()
+        assert texts(store) == [] and store.last_turn() == 0 and store.add_turns([new_turn("anew")])[0].turn == 1
+        assert [problem.kind for problem in store.verify()] == ["pending-erasure"]
+    store.repair()
     assert world.files_with(b"the secret word") == world.files_with(vectors[1].tobytes()) == []
-    assert texts(store) == [] and store.last_turn() == 0 and store.add_turns([new_turn("anew")])[0].turn == 1
+    assert texts(store) == ["anew"] and store.verify() == [] and world.users() == ["ada"]
 
 
 def test_erasing_a_user_takes_the_name_out_of_the_files(world):
