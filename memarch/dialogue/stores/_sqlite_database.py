@@ -79,13 +79,15 @@ class Database:
             cursor.close()
             return page
 
+    def require_writable(self) -> None:
+        """StoreUnavailable for a reader."""
+        if self.read_only:
+            raise StoreUnavailable(f"{self.path.parent} was opened with read_only=True: open it for writing")
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it, durably, or nothing."""
-        if self.read_only:
-            raise StoreUnavailable(
-                f"the memory in {self.path.parent} was opened with read_only=True: open it for writing"
-            )
+        self.require_writable()
         with self.lock, self.translated():
             connection = self.connection
             connection.execute("BEGIN IMMEDIATE")

@@ -25,6 +25,7 @@ _EVERYTHING = 0  # as `pending_erasure`: no receipt has this number
 
 def erase_turns(db: Database, vectors: Vectors, turns: Sequence[int], selector: Mapping[str, str]) -> Receipt:
     """See `Store.erase`. Turns that do not exist are ignored; where none exists nothing is kept as a tombstone."""
+    db.require_writable()
     with db.lock:
         wanted, now = numbers_json(turns), utc_now()
         found = db.rows(f"SELECT turn, source_id FROM turns WHERE turn {_IN} ORDER BY turn", (wanted,))

@@ -40,6 +40,7 @@ def find_problems(db: Database, vectors: Vectors, *, deep: bool) -> list[Problem
 
 def mend(db: Database, vectors: Vectors) -> list[Problem]:
     """See `Store.repair`."""
+    db.require_writable()
     with db.lock:
         problems = [problem for problem in find_problems(db, vectors, deep=True) if problem.repairable]
         kinds = {problem.kind for problem in problems}
@@ -127,6 +128,7 @@ def _file_problems(db: Database) -> Iterator[Problem]:
     unfinished = temporary(db.path.with_name(INDEX_FILE)).name
     for path in sorted(Path(db.path.parent).iterdir()):
         if path.name == unfinished:
-            yield Problem("leftover", f"{path.name} was left by a crash", repairable=True)
+            if not db.read_only:  # a reader may see the writer's work
+                yield Problem("leftover", f"{path.name} was left by a crash", repairable=True)
         elif path.name not in KNOWN_FILES:
             yield Problem("orphan-file", f"{path.name} belongs to no memory: move it away", repairable=False)

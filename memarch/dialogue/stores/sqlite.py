@@ -217,7 +217,7 @@ class SQLiteStore:
             num_summaries=count("SELECT count(*) FROM summaries"),
             embedder=None if embedder is None else embedder[0],
             dim=None if embedder is None else embedder[1],
-            disk_bytes=sum(path.stat().st_size for path in self._home.iterdir() if path.is_file()),
+            disk_bytes=sum(_size(path) for path in self._home.iterdir()),
             location=self.location,
             user=self.user,
         )
@@ -295,6 +295,13 @@ def _open_database(path: Path, user: str, *, read_only: bool) -> Database:
         db.close()
         raise
     return db
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a reader sees files that the writer replaces
+        return 0
 
 
 def _holds_anything(db: Database) -> bool:

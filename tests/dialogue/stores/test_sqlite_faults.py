@@ -123,6 +123,23 @@ def test_a_second_process_is_told_who_writes_and_may_read(world):
     assert len(list(world.open().turns())) == 6  # the lock died with its process
 
 
+def test_a_reader_neither_repairs_nor_touches_files(world, home):
+    store, vectors = filled(world)
+    store.nearest(vectors[0], 1)
+    store.flush()
+    reader = world.open(read_only=True)
+    (home / "vectors.faiss.tmp").write_bytes(b"being written")
+    (home / "vectors.faiss").write_bytes(b"damaged")
+    assert kinds(reader) == ["index-file"]
+    for write in (reader.repair, reader.erase_user, lambda: reader.erase([99], selector={})):
+        with pytest.raises(StoreUnavailable, match="read_only=True"):
+            write()
+    reader.nearest(vectors[0], 1)
+    reader.flush()
+    reader.close()
+    assert (home / "vectors.faiss").read_bytes() == b"damaged" and (home / "vectors.faiss.tmp").exists()
+
+
 def test_a_reader_opens_what_a_killed_writer_left(world, home):
     command = [
         sys.executable,
