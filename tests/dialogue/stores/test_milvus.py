@@ -233,3 +233,40 @@ def test_a_second_process_is_told_that_milvus_lite_is_in_use(open_index, tmp_pat
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "StoreUnavailable" in ended.stderr and "one process at a time" in ended.stderr
+
+
+@pytest.fixture
+def served(tmp_path):
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+    server, db, port = start_server_in_thread(data_dir=str(tmp_path / "served"), host="127.0.0.1", port=0)
+    yield f"http://127.0.0.1:{port}"
+    server.stop(grace=0)
+    db.close()
+
+
+@pytest.mark.parametrize("lite", [True, False], ids=["rewritten", "compacted"])
+def test_a_server_by_its_address(served, tmp_path, lite):
+    """The second as if the server were no Milvus Lite: it then is asked to compact, and decides itself."""
+    index, vectors = MilvusIndex(served, user="ada", dim=DIM, model="model-a"), unit(3)
+    index._connection.lite = lite
+    index.add(numbers(1, 2, 3), vectors)
+    index.flush(4)
+    index.remove(numbers(2))
+    assert index.erase() == (f"memarch_{DIM}",)
+    if lite:
+        assert files_with(tmp_path, vectors[0].tobytes()) and not files_with(tmp_path, vectors[1].tobytes())
+    assert index.ids().tolist() == [1, 3] and index.generation() == 4
+    index.close()
+    again = MilvusIndex(served, user="ada", dim=DIM, model="model-a")
+    assert again.search(vectors[2], 1)[0].tolist() == [3]
+    again.close()
+
+
+def test_a_compaction_that_takes_too_long_says_what_is_done(open_index, monkeypatch):
+    index = open_index()
+    index._connection.lite = False
+    monkeypatch.setattr(index._client, "get_compaction_state", lambda job, timeout: "Executing")
+    monkeypatch.setattr(milvus, "COMPACTION_SECONDS", 0.3)
+    with pytest.raises(StoreUnavailable, match="out of every search"):
+        index.erase()
