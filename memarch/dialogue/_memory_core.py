@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from threading import RLock
 
 import numpy as np
 
 from .chunking import spans
 from .compact import CompactMemory, ExtractiveSummarizer, Summarizer
-from .embedders import Embedder
+from .embedders import Embedder, unit_vectors
 from .errors import EmbedderError, StoreUnavailable
 from .ranking import Floats, Ranker, RankingWeights, embedding_text
 from .records import NewTurn, utc_now
@@ -79,14 +80,15 @@ class MemoryCore:
 
     def _query_vector(self, query: str) -> Floats | None:
         """The query's vector, after every chunk has one; None where the search must do with words."""
-        if self.embedder is None:
+        embedder = self.embedder
+        if embedder is None:
             return None
         try:
             if not self.read_only:
                 self._index()
-            elif self.store.embedder() != (self.embedder.name, self.embedder.dim):
+            elif self.store.embedder() != (embedder.name, embedder.dim):
                 return None
-            vector = self.embedder.embed_query(query)
+            vector = _vectors_of(embedder, lambda: [embedder.embed_query(query)], 1)[0]
             self._reported = ""
             return vector
         except EmbedderError as error:
@@ -144,7 +146,8 @@ class MemoryCore:
                 total = len(pending) if len(pending) < EMBED_BATCH else self.store.stats().num_pending
             texts = [embedding_text(chunk.role, chunk.text) for chunk in pending]
             numbers = np.array([chunk.chunk for chunk in pending], np.int64)
-            self.store.put_vectors(numbers, self.embedder.embed_documents(texts))
+            vectors = _vectors_of(self.embedder, partial(self.embedder.embed_documents, texts), len(texts))
+            self.store.put_vectors(numbers, vectors)
             done += len(pending)
             if progress is not None:
                 progress(done, max(done, total))
@@ -161,6 +164,17 @@ class MemoryCore:
                     self._flush_retrieved()
             finally:
                 self.store.close()
+
+
+def _vectors_of(embedder: Embedder, call: Callable[[], object], num_texts: int) -> Floats:
+    """What `call` returns as unit vectors. EmbedderError for whatever goes wrong: an embedder may be anybody's code."""
+    try:
+        raw = np.asarray(call(), np.float32)
+    except EmbedderError:
+        raise
+    except Exception as error:  # anybody's code may raise anything, and the search goes on without it
+        raise EmbedderError(f"{embedder.name} failed: {type(error).__name__}: {error}") from error
+    return unit_vectors(raw, num_texts=num_texts, dim=embedder.dim, model=embedder.name)
 
 
 def new_turn(

@@ -8,6 +8,7 @@ from datetime import datetime
 import numpy as np
 
 from ._memory_core import MemoryCore
+from .errors import DialogueError
 from .records import Chunk, ForgetReport, Receipt
 from .salience import DEFAULT_POLICY, ForgettingPolicy, choose, salience
 
@@ -39,7 +40,8 @@ class MemoryRetention(MemoryCore):
             self._writable()
             self._flush_retrieved()
             now = self.store.last_turn()
-            if self._is_selected(source_id, turn, session, before):
+            selected = self._is_selected(source_id, turn, session, before)
+            if selected:
                 if policy is not None:
                     raise ValueError("forget takes selectors or a policy, not both: a policy chooses by salience")
                 turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
@@ -49,11 +51,11 @@ class MemoryRetention(MemoryCore):
             else:
                 chosen = policy or self.policy or DEFAULT_POLICY
                 report = choose(self.store.chunks(archived=False), now, chosen, dry_run=dry_run)
-                if not dry_run:
-                    self.store.put_setting(FORGOTTEN_AT, str(now))
             if report.chunks and not dry_run:
                 self.store.archive(np.array(report.chunks, np.int64), now)
                 self._ranker.archive(report.chunks)
+            if not selected and not dry_run:
+                self.store.put_setting(FORGOTTEN_AT, str(now))
             return report
 
     def restore(
@@ -139,7 +141,11 @@ class MemoryRetention(MemoryCore):
                 return receipt
             turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
             self._flush_retrieved()
-            receipt = self.store.erase(turns, selector=selector)
+            try:
+                receipt = self.store.erase(turns, selector=selector)
+            except DialogueError:
+                self._fill_ranker()  # the records may be gone already: forget their words
+                raise
             if self._last_chunk:
                 self._ranker.remove(receipt.chunks)
             remade = self._compact.remake(receipt)

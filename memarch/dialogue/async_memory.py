@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -11,10 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
+from ._memory_core import Progress
+from .budget import Budget
 from .embedders import DEFAULT_EMBEDDER, Embedder
 from .memory import DialogueMemory
-from .prompt import Prompt
+from .prompt import Message, Prompt
 from .records import ForgetReport, Hit, Receipt, Session, Stats, Turn, VerifyReport
+from .salience import ForgettingPolicy
+from .tokens import TokenCounter, estimate_tokens
+from .transfer import ImportReport, MigrationReport
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,23 +81,54 @@ class AsyncDialogueMemory:
         """`DialogueMemory.add`."""
         return await self._run(self.memory.add, role, text, session=session, time=time, source_id=source_id)
 
+    async def add_all(
+        self, turns: Sequence[tuple[str, str, str | None, datetime | None, str | None]], *, forget: bool = True
+    ) -> list[Turn]:
+        """`DialogueMemory.add_all`."""
+        return await self._run(self.memory.add_all, turns, forget=forget)
+
     async def search(self, query: str, k: int = 10) -> list[Hit]:
         """`DialogueMemory.search`."""
         return await self._run(self.memory.search, query, k)
 
     async def compose(
-        self, message: str, budget_tokens: int = 3500, *, system: str = "", session: str | None = None
+        self,
+        message: str,
+        budget_tokens: int = 3500,
+        *,
+        system: str = "",
+        session: str | None = None,
+        budget: Budget | None = None,
+        num_retrieved: int = 20,
+        num_recent: int = 8,
+        count_tokens: TokenCounter = estimate_tokens,
+        count_prompt: Callable[[list[Message]], int] | None = None,
     ) -> Prompt:
-        """`DialogueMemory.compose`; for its other options, `run(memory.memory.compose, ...)`."""
-        return await self._run(self.memory.compose, message, budget_tokens, system=system, session=session)
+        """`DialogueMemory.compose`. The counters are called on the memory's thread."""
+        return await self._run(
+            self.memory.compose,
+            message,
+            budget_tokens,
+            system=system,
+            session=session,
+            budget=budget,
+            num_retrieved=num_retrieved,
+            num_recent=num_recent,
+            count_tokens=count_tokens,
+            count_prompt=count_prompt,
+        )
 
     async def summary(self) -> str:
         """`DialogueMemory.summary`."""
         return await self._run(self.memory.summary)
 
-    async def index(self) -> int:
-        """`DialogueMemory.index`."""
-        return await self._run(self.memory.index)
+    async def index(self, progress: Progress | None = None) -> int:
+        """`DialogueMemory.index`. `progress` is called on the memory's thread."""
+        return await self._run(self.memory.index, progress)
+
+    async def turns(self, *, session: str | None = None, last: int | None = None) -> list[Turn]:
+        """`DialogueMemory.turns`."""
+        return await self._run(self.memory.turns, session=session, last=last)
 
     async def sessions(self) -> list[Session]:
         """`DialogueMemory.sessions`."""
@@ -102,13 +138,45 @@ class AsyncDialogueMemory:
         """`DialogueMemory.stats`."""
         return await self._run(self.memory.stats)
 
-    async def forget(self, *, dry_run: bool = False) -> ForgetReport:
+    async def forget(
+        self,
+        *,
+        source_id: str | None = None,
+        turn: int | None = None,
+        session: str | None = None,
+        before: datetime | None = None,
+        policy: ForgettingPolicy | None = None,
+        dry_run: bool = False,
+    ) -> ForgetReport:
         """`DialogueMemory.forget`."""
-        return await self._run(self.memory.forget, dry_run=dry_run)
+        call = partial(self.memory.forget, source_id=source_id, turn=turn, session=session, before=before)
+        return await self._run(call, policy=policy, dry_run=dry_run)
 
-    async def restore(self, *, turn: int | None = None, source_id: str | None = None) -> ForgetReport:
+    async def restore(
+        self,
+        *,
+        source_id: str | None = None,
+        turn: int | None = None,
+        session: str | None = None,
+        before: datetime | None = None,
+    ) -> ForgetReport:
         """`DialogueMemory.restore`."""
-        return await self._run(self.memory.restore, turn=turn, source_id=source_id)
+        return await self._run(self.memory.restore, source_id=source_id, turn=turn, session=session, before=before)
+
+    async def pin(self, *, turn: int | None = None, source_id: str | None = None, pinned: bool = True) -> int:
+        """`DialogueMemory.pin`."""
+        return await self._run(self.memory.pin, turn=turn, source_id=source_id, pinned=pinned)
+
+    async def count(
+        self,
+        *,
+        source_id: str | None = None,
+        turn: int | None = None,
+        session: str | None = None,
+        before: datetime | None = None,
+    ) -> int:
+        """`DialogueMemory.count`."""
+        return await self._run(self.memory.count, source_id=source_id, turn=turn, session=session, before=before)
 
     async def erase(
         self,
@@ -124,12 +192,40 @@ class AsyncDialogueMemory:
             self.memory.erase, source_id=source_id, turn=turn, session=session, before=before, user=user
         )
 
+    async def receipts(self) -> list[Receipt]:
+        """`DialogueMemory.receipts`."""
+        return await self._run(self.memory.receipts)
+
+    async def export(self, path: str | Path, *, vectors: bool = False, progress: Progress | None = None) -> int:
+        """`DialogueMemory.export`. `progress` is called on the memory's thread."""
+        return await self._run(self.memory.export, path, vectors=vectors, progress=progress)
+
+    async def import_(
+        self, source: str | Path | Iterable[bytes], *, revive: bool = False, label: str = "stdin"
+    ) -> ImportReport:
+        """`DialogueMemory.import_`."""
+        return await self._run(self.memory.import_, source, revive=revive, label=label)
+
+    async def migrate(
+        self, to: str | Path, *, vectors: str | None = None, progress: Progress | None = None
+    ) -> MigrationReport:
+        """`DialogueMemory.migrate`. `progress` is called on the memory's thread."""
+        return await self._run(self.memory.migrate, to, vectors=vectors, progress=progress)
+
     async def verify(self, *, deep: bool = True) -> VerifyReport:
         """`DialogueMemory.verify`."""
         return await self._run(self.memory.verify, deep=deep)
 
+    async def repair(self) -> VerifyReport:
+        """`DialogueMemory.repair`."""
+        return await self._run(self.memory.repair)
+
+    async def flush(self) -> None:
+        """`DialogueMemory.flush`."""
+        await self._run(self.memory.flush)
+
     async def run(self, call: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
-        """Any other method of `.memory`, in its turn: `await memory.run(memory.memory.export, "ada.jsonl")`."""
+        """Any function, in its turn on the memory's thread, where it may use `.memory`."""
         return await self._run(call, *args, **options)
 
     async def close(self) -> None:

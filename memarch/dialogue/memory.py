@@ -14,11 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
-from ._memory_core import Progress, new_turn
+from ._memory_core import Progress, logger, new_turn
 from ._memory_retention import FORGOTTEN_AT, MemoryRetention
 from .budget import Budget
 from .compact import Summarizer
 from .embedders import DEFAULT_EMBEDDER, Embedder, open_embedder
+from .errors import DialogueError
 from .prompt import Message, Prompt, compose
 from .ranking import RankingWeights
 from .records import Hit, Session, Stats, Turn, VerifyReport
@@ -102,17 +103,21 @@ class DialogueMemory(MemoryRetention):
             number = self.store.last_turn()
             session = self._latest_session(number)
             new = []
+            names = {turn[4] for turn in turns}
             for i, (role, text, own_session, time, source_id) in enumerate(turns):
                 session = session if own_session is None else own_session
                 default_id = f"turn-{number + i + 1}"
-                if source_id is None and self.store.find_turns(source_id=default_id):
-                    default_id += f"-{uuid4().hex[:8]}"  # an imported turn has that name
+                if source_id is None and (default_id in names or self.store.find_turns(source_id=default_id)):
+                    default_id += f"-{uuid4().hex[:8]}"  # a turn of the caller's has that name
                 new.append(new_turn(role, text, session, time, source_id, default_id=default_id))
             added = self.store.add_turns(new)
             if forget and self.policy is not None and added:
                 last = int(self.store.get_setting(FORGOTTEN_AT) or 0)
                 if self.policy.is_due(added[-1].turn, last):
-                    self.forget()
+                    try:
+                        self.forget()
+                    except DialogueError as error:  # the turns are stored, so `add` has not failed
+                        logger.warning("forgetting waits for the next turn: %s", error)
             return added
 
     def index(self, progress: Progress | None = None) -> int:

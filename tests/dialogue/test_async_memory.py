@@ -1,6 +1,7 @@
 """The asyncio memory: the same verbs in the order of the calls, a free event loop, cancelling that loses nothing."""
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -42,6 +43,33 @@ def test_every_verb(tmp_path: Path) -> None:
     run(use())
     with DialogueMemory(tmp_path, user="ada", embedder="none") as memory:
         assert [turn.text for turn in memory.turns()] == ["Noted."]
+
+
+def test_it_has_all_methods_of_the_other_with_the_same_arguments() -> None:
+    names = {name for name in dir(DialogueMemory) if not name.startswith("_")} - {"user"}
+    assert names <= set(dir(AsyncDialogueMemory)), names - set(dir(AsyncDialogueMemory))
+    for name in names:
+        ours, theirs = getattr(AsyncDialogueMemory, name), getattr(DialogueMemory, name)
+        assert inspect.iscoroutinefunction(ours), name
+        assert inspect.signature(ours).parameters == inspect.signature(theirs).parameters, name
+
+
+def test_the_other_verbs(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with await AsyncDialogueMemory.open(tmp_path / "m", user="ada", embedder=FakeEmbedder()) as memory:
+            await memory.add_all([("user", f"text {n}", None, None, f"id-{n}") for n in range(5)])
+            assert [turn.turn for turn in await memory.turns(last=2)] == [4, 5]
+            assert await memory.pin(turn=1) == 1 and await memory.count(source_id="id-1") == 1
+            assert (await memory.forget(turn=2)).chunks == (2,) and (await memory.restore(session="1")).chunks == (2,)
+            assert await memory.export(tmp_path / "out.jsonl") == 5
+            assert (await memory.migrate(tmp_path / "n")).num_turns == 5
+            await memory.erase(turn=5)
+            assert len(await memory.receipts()) == 1
+            assert (await memory.import_(tmp_path / "out.jsonl", revive=True)).num_added == 1
+            await memory.flush()
+            assert (await memory.repair()).ok
+
+    run(use())
 
 
 def test_calls_run_in_their_order(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from memarch.dialogue.errors import EmbedderError, StoreLocked, StoreUnavailable
@@ -115,6 +116,35 @@ def test_an_embedder_that_fails_loses_nothing_and_is_reported_once(
         assert len(caplog.records) == 1  # it worked in between, so this is news
 
 
+def test_an_embedder_of_anybody_may_do_anything(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Theirs(FakeEmbedder):
+        answer: Any = ConnectionError("no route")
+
+        def embed_documents(self, texts: Sequence[str]) -> Any:
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer(super().embed_documents(texts))
+
+    embedder = Theirs("theirs")
+    with DialogueMemory(tmp_path, embedder=embedder) as memory:
+        for fact in FACTS:
+            memory.add("user", fact)
+        for answer, message in [
+            (ConnectionError("no route"), "theirs failed: ConnectionError: no route"),
+            (lambda vectors: vectors * np.nan, "theirs returned a vector that is not finite"),
+            (lambda vectors: vectors[:-1], r"theirs returned vectors of shape \(4, 29\); expected \(5, 29\)"),
+            (lambda vectors: "vectors", "theirs failed: ValueError"),
+        ]:
+            embedder.answer = answer
+            assert texts(memory.search("allergic to hazelnuts", 1)) == [FACTS[2]]
+            with pytest.raises(EmbedderError, match=message):
+                memory.index()
+            assert memory.stats().num_pending == 5
+        embedder.answer = lambda vectors: (7 * vectors).tolist()  # neither of unit length nor an array
+        assert memory.index() == 5 and memory.verify().ok
+    assert len(caplog.records) == 4
+
+
 def test_another_embedder_embeds_again_and_goes_on_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +242,28 @@ def test_a_default_name_gives_way_to_one_that_is_taken(memory: DialogueMemory) -
     memory.add("user", "one", source_id="turn-2")
     turn = memory.add("user", "two")
     assert turn.source_id.startswith("turn-2-") and memory.add("user", "three").source_id == "turn-3"
+
+
+def test_default_names_keep_clear_of_names_in_the_same_call(memory: DialogueMemory) -> None:
+    added = memory.add_all([("user", "a", None, None, None), ("user", "b", None, None, "turn-1")])
+    assert added[0].source_id.startswith("turn-1-") and added[1].source_id == "turn-1"
+
+
+def test_an_add_that_is_stored_has_not_failed(
+    memory: DialogueMemory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreUnavailable("disk full")
+
+    memory.policy = ForgettingPolicy(every_turns=2, fraction=1, min_age_turns=0)
+    memory.add("user", FACTS[0])
+    monkeypatch.setattr(memory.store, "archive", full)
+    assert memory.add("user", FACTS[1]).turn == 2
+    assert [r.getMessage() for r in caplog.records] == ["forgetting waits for the next turn: disk full"]
+    monkeypatch.undo()
+    memory.policy = ForgettingPolicy(every_turns=2, fraction=1, min_age_turns=1)
+    memory.add("user", FACTS[2])
+    assert memory.stats().num_archived == 2
 
 
 def test_a_reader_beside_the_writer(tmp_path: Path) -> None:

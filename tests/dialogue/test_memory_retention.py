@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from memarch.dialogue.errors import StoreLocked
 from memarch.dialogue.memory import DialogueMemory
 from memarch.dialogue.salience import ForgettingPolicy
 
@@ -210,6 +211,22 @@ def test_erasing_needs_a_selector_and_a_zone(memory: DialogueMemory) -> None:
     with pytest.raises(ValueError, match="before must be a datetime with its zone"):
         memory.erase(before=datetime(2026, 1, 1))
     assert memory.count() == 30
+
+
+def test_an_erasure_that_a_reader_holds_up_is_an_error_but_nothing_is_served(
+    memory: DialogueMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erase = memory.store.erase
+
+    def held_up(*arguments: Any, **options: Any) -> None:
+        erase(*arguments, **options)
+        raise StoreLocked("another connection is reading")
+
+    monkeypatch.setattr(memory.store, "erase", held_up)
+    with pytest.raises(StoreLocked):
+        memory.erase(turn=5)
+    assert 5 not in found(memory, f"{SECRET}5 word5")
+    assert f"{SECRET}5".lower() not in str(memory._ranker.lexical._said)
 
 
 def test_the_word_index_forgets_too(memory: DialogueMemory) -> None:
