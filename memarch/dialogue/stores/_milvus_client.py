@@ -30,13 +30,13 @@ class MilvusConnection:
     """
 
     def __init__(self, uri: str, *, token: str | None) -> None:
-        self.uri = uri
+        self.shown = re.sub(r"//[^/@]*@", "//", uri)  # it may hold a password
         self._path: str | None = None
         if not re.match(r"(https?|tcp|unix):", uri):
             if not uri.endswith(".db"):
                 raise ValueError(
-                    f"expected the URI of a Milvus server (http://host:19530) or a Milvus Lite file ending in .db, got "
-                    f"{uri!r}"
+                    "expected the URI of a Milvus server (http://host:19530) or a Milvus Lite file ending in .db, got "
+                    f"{self.shown!r}"
                 )
             self._path = os.path.abspath(uri)
         try:
@@ -78,7 +78,7 @@ class MilvusConnection:
         else:
             hint = "Check that the server runs and that the URI and token are right."
         return StoreUnavailable(
-            f"Milvus at {self.uri!r} did not do as asked: {getattr(error, 'message', error)}. {hint} "
+            f"Milvus at {self.shown!r} did not do as asked: {getattr(error, 'message', error)}. {hint} "
             "The records are unharmed; the index is rebuilt from them when it is back."
         )
 

@@ -41,8 +41,9 @@ COMPACTION_SECONDS = 300.0
 class MilvusIndex:
     """Unit vectors `[n, dim]` of one user's chunks, in a Milvus collection shared by all users.
 
-    uri: of a server, or a path ending in .db for Milvus Lite. model: the embedder's name; vectors of the user from
-    another model are removed when the index opens. collection: prefix of the collections' names.
+    uri: of a server ("http://user:password@host:19530", or with a token), or a path ending in .db for Milvus Lite.
+    model: the embedder's name; vectors of the user from another model are removed when the index opens. collection:
+    prefix of the collections' names.
 
     Raises: ValueError for wrong arguments or shapes; StoreUnavailable if a package is missing or the server is away.
     """
@@ -54,7 +55,6 @@ class MilvusIndex:
             raise ValueError(f"expected dim of at least 2, got {dim}")
         self.dim = dim
         self.model = model
-        self.location = uri
         self._prefix = collection
         self._name = f"{collection}_{dim}"
         # 128 bits of a hash: a name of any length and script becomes a fixed key, and Milvus learns no names.
@@ -62,6 +62,7 @@ class MilvusIndex:
         self._unsaved = 0
         self._connection = MilvusConnection(uri, token=token)
         self._client = self._connection.client
+        self.location = self._connection.shown
         try:
             with self._connection.guard():
                 self._connection.ensure(self._name, dim)
