@@ -3,8 +3,7 @@
 `MilvusIndex` is a `VectorIndex`, a cache beside the records (SQLite or PostgreSQL), which stay the only truth: Milvus
 has no transactions. It holds vectors and chunk numbers and never a word of text; users appear as a hash of their name.
 
-    index = MilvusIndex("http://milvus:19530", user="ada", dim=384, model="all-MiniLM-L6-v2", token="user:password")
-    store = PostgresStore("postgresql://db/memories", user="ada", vectors=index)
+    store = open_store("postgresql://db/memories", user="ada", vectors="http://user:password@milvus:19530")
 
 One collection a dimension (`memarch_384`) holds all users. The partition key is the user, each search filters by the
 user inside the engine, so a small memory beside a large one is found in full, and the index is FLAT: exact. For users
