@@ -210,11 +210,10 @@ class LexicalIndex:
             return total, bound
         norms = self._length_norms()
         for term, weight in terms.items():
-            frequencies, df = self._frequencies(term)
+            slots, frequencies, df = self._frequencies(term)
             idf = float(np.log1p((count - df + 0.5) / (df + 0.5)))
             bound += weight * idf * (k1 + 1)
-            if df:
-                total += np.float32(weight * idf * (k1 + 1)) * (frequencies / (frequencies + norms))
+            total[slots] += np.float32(weight * idf * (k1 + 1)) * (frequencies / (frequencies + norms[slots]))
         return total, bound
 
     def _slot(self, chunk: int) -> int | None:
@@ -222,8 +221,8 @@ class LexicalIndex:
         at = int(np.searchsorted(slots, chunk))
         return at if at < len(slots) and slots[at] == chunk else None
 
-    def _frequencies(self, term: str) -> tuple[Scores, int]:
-        """tf' by slot, and the number of living documents that own the term themselves or border on it."""
+    def _frequencies(self, term: str) -> tuple[Slots, Scores, int]:
+        """Slots where tf' is not 0, tf' there, and how many living documents own the term or border on it."""
         size = self.num_slots
         alive = np.frombuffer(self._alive, np.bool_)
         said, cued = (
@@ -232,7 +231,7 @@ class LexicalIndex:
         )
         said, cued = said[alive[said]], cued[alive[cued]]
         if not len(said) and not len(cued):
-            return np.zeros(size, np.float32), 0
+            return np.empty(0, np.intp), np.empty(0, np.float32), 0
         slots, weights = [said, cued], [1.0, self.weights.cue]
         near = np.zeros(size, np.bool_)
         near[said] = True
@@ -247,7 +246,9 @@ class LexicalIndex:
                 if distance == 0:
                     near[reached] = True
         each = np.repeat(np.array(weights), [len(s) for s in slots])
-        return np.bincount(np.concatenate(slots), each, size).astype(np.float32), int(near.sum())
+        dense = np.bincount(np.concatenate(slots), each, size)
+        owners = np.flatnonzero(dense)
+        return owners, dense[owners].astype(np.float32), int(near.sum())
 
     def _length_norms(self) -> Scores:
         """k1 * (1 - b + b * length / mean length) by slot; lengths are inherited from neighbours as words are."""

@@ -74,7 +74,7 @@ class Ranker:
         self._turns, self._roles, self._told = array("q"), array("i"), array("f")
         self._role_codes: dict[str, int] = {}
         self._prior: dict[str, NDArray[np.float64]] | None = None
-        self._sample: tuple[Ids, Ids, Floats] | None = None
+        self._sample: tuple[Ids, Floats] | None = None
 
     def __len__(self) -> int:
         """Chunks that can be found."""
@@ -113,6 +113,10 @@ class Ranker:
             setattr(self, name, array(old.typecode, np.array(old)[kept].tobytes()))
         self._prior = self._sample = None
 
+    def forget_vectors(self) -> None:
+        """Call this when another embedder is used: a sample of the old vectors is kept otherwise."""
+        self._sample = None
+
     def rank(
         self,
         query: str,
@@ -149,9 +153,10 @@ class Ranker:
         parts |= {name: values[slots] for name, values in self._priors().items()}
         asked = [self._role_codes[role] for role in roles_asked_about(query, self._role_codes)]
         if asked:
-            by_them = np.isin(np.array(self._roles)[slots], asked)
-            parts["speaker"] = weights.speaker * by_them.astype(np.float64)
-        turns = np.array(self._turns, np.int64)[slots]
+            bonus = np.zeros(len(self._role_codes))
+            bonus[asked] = weights.speaker
+            parts["speaker"] = bonus[np.frombuffer(self._roles, np.int32)[slots]]
+        turns = np.frombuffer(self._turns, np.int64)[slots]
         if weights.recency:
             parts["recency"] = weights.recency * np.exp2((turns - self._turns[-1]) / weights.recency_half_life)
         if weights.salience and salience:
@@ -191,13 +196,15 @@ class Ranker:
         slots = np.union1d(slots, near_slots[known])
         cosine = np.full(len(slots), np.nan)
         cosine[np.searchsorted(slots, near_slots[known])] = near[1][known]
-        found, rows = vectors(chunks[slots[np.isnan(cosine)]])
-        cosine[np.searchsorted(slots, _find(chunks, found)[0])] = rows @ query
+        missing = chunks[slots[np.isnan(cosine)]]
+        found, rows = vectors(missing) if len(missing) else (missing, np.empty((0, len(query)), np.float32))
+        if len(found):
+            cosine[np.searchsorted(slots, _find(chunks, found)[0])] = rows @ query
         return slots, cosine
 
     def _standardised(self, cosine: NDArray[np.float64], query: Floats, vectors: Vectors) -> NDArray[np.float64]:
         """Cosines in deviations from the sample's mean; unknown ones (NaN) get the middle of the known."""
-        sample = self._sample_vectors(vectors) @ query
+        sample = self._sample_vectors(vectors, len(query)) @ query
         if len(sample):
             # Four made-up observations keep the deviation of a tiny memory from vanishing.
             deviation = ((np.square(sample - sample.mean()).sum() + 4 * 0.15**2) / (len(sample) + 4)) ** 0.5
@@ -205,22 +212,25 @@ class Ranker:
         known = cosine[~np.isnan(cosine)]
         return np.where(np.isnan(cosine), np.median(known) if len(known) else 0.0, cosine)
 
-    def _sample_vectors(self, vectors: Vectors) -> Floats:
+    def _sample_vectors(self, vectors: Vectors, dim: int) -> Floats:
         """Vectors of chunks spread evenly over the oldest 2^n: the sample changes only when the memory has doubled."""
         living = self.lexical.chunks[self.lexical.alive]
         size = 1 << (len(living).bit_length() - 1)
         wanted = living[: size : max(1, size // self.weights.num_sampled)]
-        if self._sample is None or not np.array_equal(self._sample[0], wanted) or len(self._sample[1]) < len(wanted):
-            self._sample = (wanted, *vectors(wanted))
-        return self._sample[2]
+        kept = self._sample
+        if kept is None or not np.array_equal(kept[0], wanted) or kept[1].shape != (len(wanted), dim):
+            kept = self._sample = (wanted, vectors(wanted)[1])
+        return kept[1]
 
 
 def _best(scores: Floats, k: int) -> NDArray[np.intp]:
     """Slots of the k greatest scores above 0, ascending; on ties the later ones."""
-    slots = np.flatnonzero(scores > 0)
-    if len(slots) > k:
-        slots = np.sort(slots[np.lexsort((-slots, -scores[slots]))[:k]])
-    return slots
+    least = float(np.partition(scores, -k)[-k]) if len(scores) > k else 0.0
+    if least <= 0:
+        return np.flatnonzero(scores > 0)
+    above = np.flatnonzero(scores > least)
+    ties = np.flatnonzero(scores == least)
+    return np.sort(np.concatenate([above, ties[len(ties) - (k - len(above)) :]]))
 
 
 def _find(chunks: Ids, wanted: Ids) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

@@ -78,6 +78,7 @@ def test_scores_by_hand():
     idf = math.log(1.2)
     assert index.scores("fox").tolist() == pytest.approx([idf * 2 * 2 / 3, idf * 2 * 1 / 2])
     assert index.score_terms({"fox": 1.0})[1] == pytest.approx(idf * 2)
+    assert index.score_terms({"fox": 3.0})[1] == pytest.approx(idf * 6)
 
 
 def test_scores_are_those_of_the_reference():
@@ -115,11 +116,20 @@ def test_compact_drops_removed_words_and_keeps_hidden_ones():
     index.remove(1)
     index.hide(2)
     index.show(1)  # removed for good
+    assert len(index) == 1 and index.scores("secret").tolist() == [0, 0, 0]
     assert index.compact().tolist() == [1, 2] and index.chunks.tolist() == [2, 3]
     assert "secret" not in index._said and "cue" not in index._cues
     index.show(2)
     assert index.scores("fox").tolist()[0] > 0 and len(index) == 2
     assert index.alive.tolist() == [True, True]
+
+
+def test_a_hidden_end_of_a_thread_is_no_neighbour():
+    index = make([(1, "elm", "", "x")])
+    index.hide(1)
+    index.add(2, "fox", thread="x")
+    assert index.scores("fox")[0] == 0
+    assert_same(index, [(2, "fox", "", "x")], "fox")
 
 
 def test_numbers_ascend_and_unknown_ones_are_ignored():

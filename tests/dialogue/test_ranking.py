@@ -98,6 +98,35 @@ def test_parts_add_up_and_order_the_result():
     assert {r.chunk: r.parts["salience"] for r in found} == {1: 0, 2: 0, 3: pytest.approx(0.2), 4: 0}
 
 
+def test_words_and_meaning_are_on_scales_that_do_not_depend_on_the_memory():
+    ranker = fill(PETS)
+    found = ranker.rank("bread", 1)[0]
+    scores, bound = ranker.lexical.score_terms({"bread": 1.0})
+    assert found.parts["words"] == pytest.approx(3.0 * scores.max() / bound**0.5)
+    # Cosines squeezed into a narrow band, as some embedders give them, rank as before.
+    store = Vectors(PETS)
+    wide = [r.parts["meaning"] for r in search(ranker, "dog", store)]
+    assert sum(wide) == pytest.approx(0, abs=1e-6) and max(wide) > 0.5
+    store.of = {c: np.append(v * 0.6, 0.8).astype(np.float32) for c, v in store.of.items()}
+    query = np.append(embed("dog") * 0.6, 0.8).astype(np.float32)
+
+    def get(chunks):
+        found = [c for c in chunks.tolist() if c in store.of]
+        return np.array(found, np.int64), np.array([store.of[c] for c in found]).reshape(-1, 5)
+
+    squeezed = ranker.rank("dog", query_vector=query, nearest=store.nearest, vectors=get)
+    assert sum(r.parts["meaning"] for r in squeezed) == pytest.approx(0, abs=1e-6)
+
+
+def test_removal_leaves_what_a_fresh_ranker_would_find():
+    said = ["I baked bread, my first", "bread", "bread and tea", "We like bread at home"]
+    chunks = [chunk(i, text, session=str(i), role="AB"[i % 2]) for i, text in enumerate(said, 1)]
+    ranker = fill(chunks)
+    ranker.rank("bread")
+    ranker.remove([1])
+    assert ranker.rank("bread of B") == fill(chunks[1:]).rank("bread of B")
+
+
 def test_speaker_and_date_are_found():
     ranker = fill(PETS)
     assert numbers(ranker.rank("What did Ben say?")) == [4]
@@ -176,6 +205,16 @@ def test_cosines_are_fetched_only_for_what_the_vectors_did_not_find():
     assert len(fetched) <= 5 and 16 >= len(sample) >= 8
     search(ranker, "word31 dog", store, k=2)
     assert len(store.asked) == 3  # the sample is kept
+    ranker.forget_vectors()
+    search(ranker, "word31 dog", store, k=2)
+    assert len(store.asked) == 5
+
+
+def test_ties_are_cut_at_the_latest():
+    many = [chunk(i, "dog", session=str(i)) for i in range(1, 40)]
+    assert numbers(fill(many, RankingWeights(num_candidates=4)).rank("dog", 2)) == [39, 38]
+    mixed = [*many, chunk(40, "dog dog", session="x"), chunk(41, "sea", session="y")]
+    assert numbers(fill(mixed, RankingWeights(num_candidates=3)).rank("dog", 1))[0] == 40
 
 
 def test_odd_queries_are_only_words():
