@@ -42,7 +42,7 @@ def generated(num_turns: int, seed: int, speakers: tuple[str, str]) -> Conversat
     return Conversation(f"seed {seed}", chunks, questions, len(dialogue.questions) - len(questions), 0)
 
 
-def run(options: argparse.Namespace, *, num_turns: int = 1500, seeds: Sequence[int] = (0, 1, 2)) -> list[Row]:
+def run(options: argparse.Namespace, *, num_turns: int = 800, seeds: Sequence[int] = (0, 1, 2)) -> list[Row]:
     """Print a table per pair of speakers and return the rows."""
     embedder = open_embedder(options.embedder)
     rows = []
