@@ -4,6 +4,9 @@
     y, state = layer(x)                     # x, y [B, T, 512]
     y, state = layer(more, state)           # any split of a sequence gives the same result
 
+    memory = memarch.DialogueMemory("memories", user="ada")
+    memory.search("Where does Nora live?")  # what was said in long dialogues
+
 Importing memarch loads nothing else: the names below arrive on first use.
 """
 
@@ -11,14 +14,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memarch.dialogue.async_memory import AsyncDialogueMemory
+    from memarch.dialogue.memory import DialogueMemory
     from memarch.layers import Memora, Miras, Moneta, Yaad
     from memarch.ops import MirasRule, miras_memory
 
 __version__ = "0.1.0"
 
-__all__ = ["Memora", "Miras", "MirasRule", "Moneta", "Yaad", "__version__", "miras_memory"]
+__all__ = [
+    "AsyncDialogueMemory",
+    "DialogueMemory",
+    "Memora",
+    "Miras",
+    "MirasRule",
+    "Moneta",
+    "Yaad",
+    "__version__",
+    "miras_memory",
+]
 
 _HOME = {
+    "AsyncDialogueMemory": "memarch.dialogue.async_memory",
+    "DialogueMemory": "memarch.dialogue.memory",
     "Memora": "memarch.layers",
     "Miras": "memarch.layers",
     "MirasRule": "memarch.ops",

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 PUBLIC = {
+    "memarch.dialogue.async_memory": ["AsyncDialogueMemory"],
+    "memarch.dialogue.memory": ["DialogueMemory"],
     "memarch.layers": ["Memora", "Miras", "Moneta", "Yaad"],
     "memarch.ops": ["MirasRule", "miras_memory"],
 }
@@ -62,6 +64,10 @@ def test_importing_memarch_loads_nothing_else():
     assert loaded_by("import memarch") == {"memarch"}
 
 
+def test_importing_a_dialogue_memory_loads_numpy_only():
+    assert loaded_by("from memarch import DialogueMemory, AsyncDialogueMemory") == {"memarch", "numpy"}
+
+
 @pytest.mark.parametrize("name", ["memarch.ops", "memarch.layers"])
 def test_importing_a_part_loads_no_optional_package(name):
     loaded = loaded_by(f"import {name}")
@@ -102,9 +108,9 @@ def test_dependencies_are_static():
 
 def test_all_holds_every_feature_but_nothing_that_needs_cuda_to_build():
     assert {"chat", "agents", "dev", "all", "gpu"} <= set(EXTRAS)
-    assert EXTRAS["all"] == ["memarch[train,chat,agents]"]
+    assert EXTRAS["all"] == ["memarch[train,chat,postgres,milvus,agents]"]
     assert names(EXTRAS["gpu"]) == {"flash-attn"}
-    for extra in ("train", "chat", "agents", "dev"):
+    for extra in ("train", "chat", "postgres", "milvus", "agents", "dev"):
         assert not names(EXTRAS[extra]) & {"flash-attn", "titans-pytorch"}
 
 
