@@ -215,7 +215,7 @@ class Miras(nn.Module):
             chunk_size=self.chunk_size,
             state=None if state is None else state.memory,
             cu_seqlens=bounds,
-            **gates,
+            **gates,  # type: ignore[arg-type]
         )
         y = (
             self.output_norm(o.to(self.output_norm.weight.dtype)) * F.silu(self._to_heads(self.output_gate(x)))

@@ -7,10 +7,15 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger("memarch")
 
@@ -50,6 +55,22 @@ def choose_backend(
         _log_once(op, reason)
         return "torch"
     return "triton"
+
+
+def outside_graphs(operator: Callable[P, R]) -> Callable[P, R]:
+    """`operator` as torch.compile is to see it: one call that it leaves as it is, its checks and kernels included.
+
+    torch.compiler.disable as a decorator would import torch's compiler, and Triton, with the operator.
+    """
+
+    @wraps(operator)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            disabled: Callable[P, R] = torch.compiler.disable(operator)
+            return disabled(*args, **options)
+        return operator(*args, **options)
+
+    return call
 
 
 def kernels(op: str) -> ModuleType:

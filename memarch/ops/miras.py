@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._dispatch import choose_backend
+from ._dispatch import choose_backend, outside_graphs
 from ._miras_chunk import ChunkInputs, ChunkScan
 from ._miras_general import GeneralInputs, delta_scan, general_scan
 from ._miras_grid import Grid, chunk_gates, overflows
@@ -191,7 +191,7 @@ def _compute_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
-@torch.compiler.disable
+@outside_graphs
 def miras_memory(
     q: Tensor,
     k: Tensor,

@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ._dispatch import choose_backend, kernels
+from ._dispatch import choose_backend, kernels, outside_graphs
 from ._miras_rule import MirasRule
 from ._miras_state import MirasState, Weights, check_inputs
 from ._miras_triton import _kernel_rule
@@ -65,7 +65,7 @@ def miras_step_reference(
     return o
 
 
-@torch.compiler.disable
+@outside_graphs
 def miras_step(
     q: Tensor,
     k: Tensor,
