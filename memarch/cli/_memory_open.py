@@ -117,7 +117,7 @@ def opened(
     """
     from memarch.dialogue.errors import StoreLocked, StoreUnavailable
     from memarch.dialogue.memory import DialogueMemory
-    from memarch.dialogue.stores import has_memory
+    from memarch.dialogue.stores import has_memory, users
 
     def enter(*, read_only: bool) -> DialogueMemory:
         return DialogueMemory(location, user=user, embedder="none", vectors=vectors, read_only=read_only)
@@ -129,6 +129,8 @@ def opened(
         try:
             memory = enter(read_only=mode == "read")
         except (StoreLocked, StoreUnavailable) as error:
+            if mode == "read" and "://" in location and user not in users(location):
+                _nothing_there(location, user)  # a server is asked by opening
             if mode != "search":
                 raise
             try:

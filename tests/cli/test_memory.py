@@ -355,6 +355,22 @@ def test_a_megabyte_from_stdin(shell: Shell) -> None:
     assert "needle" in shell.json("search", "needle", "--embedder", "none")["hits"][0]["text"]
 
 
+def test_on_a_server(filled: Shell) -> None:
+    from ..dialogue.stores import _postgres_server
+
+    server = str(_postgres_server.server_uri(_postgres_server.new_database()))
+    assert filled.json("migrate", "--to", server)["num_turns"] == 3
+    directory, filled.location = filled.location, server
+    assert filled.json("sessions")["sessions"][0]["num_turns"] == 3 and filled.json("verify")["ok"]
+    assert "Nora moved" in filled("search", "Nora", "--embedder", "none").stdout
+    for command in ("stats", "search x"):
+        result = filled(*command.split(), "-u", "bob", code=1)
+        assert "user 'bob' has no memory" in result.stderr and "there are 'default'" in result.stderr
+    filled("erase", "--turn", "1", "--yes")
+    assert filled("migrate", "--to", directory, code=3).stderr.startswith("error: expected an empty memory to move to")
+    assert filled("path").stdout == server.replace("postgres:@", "postgres:***@") + "\n"
+
+
 def test_the_real_model_end_to_end(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     talk = "Ada: My sister moved to a town in France.\nBo: The kettle is broken.\nAda: I never eat nuts.\n"
