@@ -32,7 +32,10 @@ def verify(
     else:
         rows = [[p.kind, "repair mends it" if p.repairable else "beyond repair", p.detail] for p in report.problems]
         show.emit_table(("problem", "", "what"), rows)
-        print(f"found {show.count_of(len(rows), 'problem')} in {checked}", file=sys.stderr)
+        print(
+            f"found {show.count_of(len(rows), 'problem')} in {checked or 'records too damaged to count'}",
+            file=sys.stderr,
+        )
     if not report.ok:
         raise typer.Exit(NOTHING)
 

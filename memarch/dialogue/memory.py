@@ -19,7 +19,7 @@ from ._memory_retention import FORGOTTEN_AT, MemoryRetention
 from .budget import Budget
 from .compact import Summarizer
 from .embedders import DEFAULT_EMBEDDER, Embedder, open_embedder
-from .errors import DialogueError
+from .errors import DialogueError, StoreCorrupt
 from .prompt import Message, Prompt, compose
 from .ranking import RankingWeights
 from .records import Hit, Session, Stats, Turn, VerifyReport
@@ -285,9 +285,15 @@ class DialogueMemory(MemoryRetention):
         """Compare records, vectors and index; changes nothing."""
         with self._lock:
             self._open()
-            stats = self.store.stats()
+            problems = tuple(self.store.verify(deep=deep))
+            try:
+                stats = self.store.stats()
+            except StoreCorrupt:
+                if not problems:
+                    raise
+                return VerifyReport(problems)  # so damaged that nothing can be counted
             checked = {"turns": stats.num_turns, "chunks": stats.num_chunks, "vectors": stats.num_vectors}
-            return VerifyReport(tuple(self.store.verify(deep=deep)), checked)
+            return VerifyReport(problems, checked)
 
     def repair(self) -> VerifyReport:
         """Mend what can be mended without losing anything; what it mended."""

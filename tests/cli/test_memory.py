@@ -282,6 +282,22 @@ def test_verify_and_repair(filled: Shell) -> None:
     assert filled.json("repair") == {"mended": [], "left": []} and filled.json("verify", "--quick")["ok"]
 
 
+def test_damaged_records_are_a_finding_not_a_crash(shell: Shell) -> None:
+    with DialogueMemory(shell.location, embedder="none") as memory:
+        memory.add_all([("user", f"turn {n} " + "words " * 60, None, None, None) for n in range(300)])
+    (database,) = Path(shell.location).rglob("memory.db")
+    damaged = bytearray(database.read_bytes())
+    damaged[20 * 4096 :] = b"A" * (len(damaged) - 20 * 4096)
+    database.write_bytes(damaged)
+    report = shell.json("verify", code=1)
+    assert not report["ok"] and all(p["kind"] == "integrity" and not p["repairable"] for p in report["problems"])
+    assert "integrity\tbeyond repair\t" in shell("verify", code=1).stdout
+    assert [p["kind"] for p in shell.json("repair", code=1)["left"]].count("integrity") == len(report["problems"])
+    for command in ("search words --embedder none", "stats", "export -"):
+        result = shell(*command.split(), code=3)
+        assert "is damaged" in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_migrate(filled: Shell) -> None:
     new = str(filled.home / "new")
     report = filled.json("migrate", "--to", new)

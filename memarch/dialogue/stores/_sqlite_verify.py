@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from memarch.dialogue.errors import StoreCorrupt
 from memarch.dialogue.records import Problem
 
 from ._checks import UNIT_TOLERANCE, encode_text, span_problem
@@ -67,7 +68,13 @@ _EMBEDDED = (
 
 
 def _database_problems(db: Database) -> Iterator[Problem]:
-    for (message,) in db.rows("PRAGMA integrity_check"):
+    try:
+        messages = db.rows("PRAGMA integrity_check")
+    except StoreCorrupt:  # the check itself stumbled over it
+        detail = "the database cannot be read to its end: move it away and restore from an export"
+        yield Problem("integrity", detail, repairable=False)
+        return
+    for (message,) in messages:
         if message != "ok":
             indices_only = "missing from index" in message or "entries in index" in message
             yield Problem("integrity", message, repairable=indices_only)
