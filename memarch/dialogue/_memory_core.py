@@ -140,6 +140,7 @@ class MemoryCore:
         current = (self.embedder.name, self.embedder.dim)
         if self.store.embedder() != current:
             self.store.use_embedder(*current)
+            self._ranker.forget_vectors()
         done, total = 0, -1
         while pending := self.store.without_vector(limit=EMBED_BATCH):
             if total < 0 and progress is not None:

@@ -113,7 +113,7 @@ class DialogueMemory(MemoryRetention):
             added = self.store.add_turns(new)
             if forget and self.policy is not None and added:
                 last = int(self.store.get_setting(FORGOTTEN_AT) or 0)
-                if self.policy.is_due(added[-1].turn, last):
+                if self.policy.is_due(added[-1].turn, last, len(self._ranker)):
                     try:
                         self.forget()
                     except DialogueError as error:  # the turns are stored, so `add` has not failed

@@ -255,13 +255,13 @@ def test_an_add_that_is_stored_has_not_failed(
     def full(*_: object) -> None:
         raise StoreUnavailable("disk full")
 
-    memory.policy = ForgettingPolicy(every_turns=2, fraction=1, min_age_turns=0)
+    memory.policy = ForgettingPolicy(every_turns=2, fraction=1, min_age_turns=0, min_chunks=0)
     memory.add("user", FACTS[0])
     monkeypatch.setattr(memory.store, "archive", full)
     assert memory.add("user", FACTS[1]).turn == 2
     assert [r.getMessage() for r in caplog.records] == ["forgetting waits for the next turn: disk full"]
     monkeypatch.undo()
-    memory.policy = ForgettingPolicy(every_turns=2, fraction=1, min_age_turns=1)
+    memory.policy = ForgettingPolicy(every_turns=2, fraction=1, min_age_turns=1, min_chunks=0)
     memory.add("user", FACTS[2])
     assert memory.stats().num_archived == 2
 

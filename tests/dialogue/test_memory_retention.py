@@ -49,7 +49,7 @@ def found(memory: DialogueMemory, query: str) -> set[int]:
 
 
 def test_forgetting_comes_at_the_due_turn_and_can_be_undone(tmp_path: Path) -> None:
-    policy = ForgettingPolicy(every_turns=20, fraction=0.25, min_age_turns=5)
+    policy = ForgettingPolicy(every_turns=20, fraction=0.25, min_age_turns=5, min_chunks=0)
     with DialogueMemory(tmp_path, embedder=FakeEmbedder(), policy=policy) as memory:
         for n in range(1, 20):
             memory.add("user", f"word{n}")
