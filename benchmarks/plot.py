@@ -1,11 +1,12 @@
-"""Draw the figures of benchmarks/results/*.csv again: speed ratios, recall with intervals.
+"""Draw the figures of benchmarks/results/*.csv again: speed ratios, recall with intervals, how a memory ages.
 
-Of each figure's rows the newest measurement per arm and setting counts. Writes miras_cpu.png, recall.png and
-recall_op.png beside the CSV files; a file that is missing is skipped with a line that says how to make it.
+Of each figure's rows the newest measurement per arm and setting counts. Writes miras_cpu.png, recall.png, recall_op.png
+and dialogue.png beside the CSV files; what has no rows is skipped with a line that says how to make them.
 """
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,58 @@ def operator_figure(rows: Rows) -> Any:
     return figure
 
 
+def ageing_figure(rows: Rows) -> Any:
+    """Recall at 10 by the age of the evidence, and prompt tokens per turn of the dialogue."""
+    described = [(json.loads(r["settings"]), r) for r in rows if json.loads(r["settings"])["part"] == "ageing"]
+    # A run of other sizes is another experiment: only that of the newest row is drawn.
+    run = {k: v for k, v in described[-1][0].items() if k not in ("of", "budget", "step")}
+    rows = newest([r for s, r in described if run.items() <= s.items()])
+    described = [(json.loads(r["settings"]), r) for r in rows]
+    figure, axes = _figure(1, 2, width=13, height=5)
+    recall, tokens = axes.flat
+    aged = [(s["of"], r) for s, r in described if r["metric"] == "R@10" and s["of"].startswith("age ")]
+    ages = sorted({of for of, _ in aged}, key=lambda of: int(of[4:].split("..")[0]))
+    arms = list(dict.fromkeys(r["arm"] for _, r in aged))
+    for i, arm in enumerate(arms):
+        own = {of: r for of, r in aged if r["arm"] == arm}
+        present = [age for age in ages if age in own]
+        means = [float(own[age]["value"]) for age in present]
+        # Of one seed there is no interval.
+        halves = [_finite(float(own[age]["high"]) - float(own[age]["value"])) for age in present]
+        at = [ages.index(age) + 0.06 * (i - (len(arms) - 1) / 2) for age in present]
+        recall.errorbar(at, means, halves, marker="o", capsize=2, label=arm)
+    recall.set_xticks(range(len(ages)), [age[4:].replace("..", "\u2013") for age in ages])
+    recall.set_xlabel("age of the evidence in turns")
+    recall.set_ylabel("evidence among the first 10, percent")
+    recall.legend(fontsize=8)
+    curves = [(s, r) for s, r in described if r["metric"] == "prompt tokens" and s["of"] != "all"]
+    for arm in dict.fromkeys(r["arm"] for _, r in curves):
+        points = sorted((int(s["of"]), r) for s, r in curves if r["arm"] == arm)
+        middle = [start + curves[0][0]["step"] / 2 for start, _ in points]
+        tokens.plot(middle, [float(r["value"]) for _, r in points], label=arm)
+        lows, highs = ([float(r[end]) for _, r in points] for end in ("low", "high"))
+        tokens.fill_between(middle, lows, highs, alpha=0.2)
+    budget = curves[0][0]["budget"]
+    tokens.axhline(budget, color="black", linewidth=1, linestyle="--", label=f"budget of {budget:,}")
+    tokens.set_ylim(0, 2 * budget)
+    tokens.set_xlabel("turn of the dialogue")
+    tokens.set_ylabel("tokens of the prompt, mean and range")
+    tokens.legend(fontsize=8)
+    figure.suptitle(f"Generated dialogues of {run['num_turns']:,} turns, {len(run['seeds'])} seeds")
+    return figure
+
+
 SPEED_METRICS = ("forward time", "forward+backward time", "forward peak memory", "forward+backward peak memory")
 FIGURES: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "miras_cpu": (speed_figure, "python -m benchmarks.miras_cpu"),
     "recall": (recall_figure, "python -m benchmarks.recall"),
     "recall_op": (operator_figure, "python -m benchmarks.recall --op"),
+    "dialogue": (ageing_figure, "python -m benchmarks.dialogue --part ageing"),
 }
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def _size(row: dict[str, str]) -> tuple[int, int]:
@@ -144,6 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
     folder = parser.parse_args(arguments).results
     for name, (draw, command) in FIGURES.items():
         rows = read_rows(folder / f"{name}.csv")
+        if name == "dialogue":  # other parts of that benchmark are tables
+            rows = [row for row in rows if '"part": "ageing"' in row["settings"]]
         if not rows:
             print(f"{name}: no rows in {folder / f'{name}.csv'}; make them with {command}")
             continue
