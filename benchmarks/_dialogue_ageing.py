@@ -33,12 +33,13 @@ CUTOFFS = (5, 10)
 AGES = (100, 250, 500, 750, 1000, 1250)
 CURVE_STEP = 50
 OURS = "ours"
-POLICIES: Mapping[str, ForgettingPolicy | None] = {
-    OURS: ForgettingPolicy(min_chunks=0),  # the paper's forgetting, however small the memory
-    "ours, never forgets": None,
+POLICIES: Mapping[str, ForgettingPolicy] = {
+    OURS: DEFAULT_POLICY,
+    "ours, forgets from the start": ForgettingPolicy(min_chunks=0),
     "ours, forgets as published": ForgettingPolicy(min_chunks=0, as_published=True),
     "ours, forgets 20 times as much": ForgettingPolicy(min_chunks=0, fraction=20 * DEFAULT_POLICY.fraction),
 }
+"""The default forgets by itself in large memories only, so at this size it is also the row without forgetting."""
 Values = dict[tuple[str, str, str], list[float]]
 """By (arm, metric, of what): one value a seed."""
 

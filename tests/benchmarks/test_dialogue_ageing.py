@@ -29,7 +29,7 @@ def test_ageing_writes_rows_from_which_figures_are_drawn(tmp_path, monkeypatch, 
     assert ages <= set(ageing.age_names(202)) == {"age 0..99", "age 100..201"}
     archived = {arm: float(row["value"]) for (arm, metric, _), row in found.items() if metric == "turns archived"}
     # At turn 200: half a percent of two hundred, none, and ten percent; at turn 100 all are too young.
-    assert (archived[ageing.OURS], archived["ours, never forgets"]) == (1, 0)
+    assert (archived[ageing.OURS], archived["ours, forgets from the start"]) == (0, 1)
     assert archived["ours, forgets 20 times as much"] == 20
     tokens = found[ageing.OURS, "prompt tokens", "all"]
     assert 0 < float(tokens["low"]) < float(tokens["high"]) <= 3500
@@ -55,7 +55,7 @@ def test_large_puts_dialogues_of_other_people_behind_each_other(capsys):
     rows = {(r.arm, r.metric): r for r in large.run(OPTIONS, num_dialogues=2, num_turns=60, seeds=(0,))}
     assert rows["ours", "P@5"].value <= rows["ours", "P@5 ceiling"].value <= 40
     assert rows["ours", "R@50"].value >= rows["ours", "R@5"].value > 0
-    assert rows["ours", large.METRICS[3]].samples == 1 and rows["ours", "search, query vector given"].ratio > 0
+    assert rows["ours", large.METRICS[3]].samples == 1 and rows[large.FORGETS, "search, query vector given"].ratio > 0
     assert "the paper: -34%" in capsys.readouterr().out
 
 
