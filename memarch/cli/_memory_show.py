@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # Marks that reorder or end what a terminal shows: a text could pose as another column.
 _REORDERING = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def emit(text: str, *, end: str = "\n") -> None:
@@ -42,9 +41,10 @@ def emit_lines(lines: Iterable[str]) -> None:
 
 
 def emit_json(value: object) -> None:
-    """`value`, records and times in it too, as JSON; a lone surrogate becomes its escape."""
-    text = json.dumps(plain(value), ensure_ascii=False, indent=2)
-    emit(_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    """`value`, records and times in it too, as JSON."""
+    # What UTF-8 lacks, lone surrogates, `emit` escapes as JSON does; what other encodings lack, it would not.
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8")
+    emit(json.dumps(plain(value), ensure_ascii=not utf8, indent=2))
 
 
 def plain(value: Any) -> Any:

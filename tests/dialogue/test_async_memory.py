@@ -162,10 +162,13 @@ def test_opening_fails_cleanly_and_other_options_go_through_make(tmp_path: Path)
 def test_cancelling_the_opening_leaves_no_lock(tmp_path: Path) -> None:
     started, go_on = threading.Event(), threading.Event()
 
+    made: list[DialogueMemory] = []  # kept, so that it is not the garbage collector who closes it
+
     def make() -> DialogueMemory:
         started.set()
         assert go_on.wait(30)
-        return DialogueMemory(tmp_path, embedder="none")
+        made.append(DialogueMemory(tmp_path, embedder="none"))
+        return made[0]
 
     async def use() -> None:
         opening = asyncio.create_task(AsyncDialogueMemory.open(tmp_path, make=make))
@@ -179,6 +182,8 @@ def test_cancelling_the_opening_leaves_no_lock(tmp_path: Path) -> None:
             await asyncio.sleep(0.001)
 
     run(use())
+    with pytest.raises(ValueError, match="this memory is closed"):
+        made[0].stats()
     DialogueMemory(tmp_path, embedder="none").close()
 
 
@@ -205,6 +210,8 @@ def test_cancelling_the_closing_still_closes(tmp_path: Path) -> None:
         assert await indexing == 1
         while any(thread.name.startswith("memarch-memory") for thread in threading.enumerate()):
             await asyncio.sleep(0.001)
+        with pytest.raises(ValueError, match="this memory is closed"):
+            memory.memory.stats()
 
     run(use())
     DialogueMemory(tmp_path, embedder="none").close()
