@@ -9,10 +9,8 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
-import logging
 import os
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from memarch.dialogue._quiet import no_bar, quiet
 from memarch.dialogue.errors import EmbedderError
 
 Floats = NDArray[np.float32]
@@ -129,7 +128,7 @@ class SentenceTransformerEmbedder:
             limit = (getattr(model, "max_seq_length", None) or 512) * _MAX_CHARS_PER_TOKEN
             encode = model.encode_query if query else model.encode_document
             try:
-                with _quiet(), self._threads(model):
+                with quiet(), self._threads(model):
                     raw = encode(
                         [_readable(text, limit) for text in texts],
                         batch_size=self.batch_size,
@@ -157,7 +156,7 @@ class SentenceTransformerEmbedder:
                 # sentence-transformers gives the same vectors, but takes seconds to import.
                 plain = self.model == DEFAULT_EMBEDDER
                 name = "memarch.dialogue._minilm" if plain else "sentence_transformers"
-                with _quiet():
+                with quiet():
                     try:
                         package = importlib.import_module(name)
                     except ImportError as error:
@@ -166,7 +165,7 @@ class SentenceTransformerEmbedder:
                         if plain:
                             self._loaded = package.MiniLM(folder, device=self.device)
                         else:
-                            with _no_bar():  # the bar that transformers draws for weights has no option of its own
+                            with no_bar():  # the bar that transformers draws for weights has no option of its own
                                 self._loaded = package.SentenceTransformer(
                                     str(folder or self.model), device=self.device, local_files_only=folder is not None
                                 )
@@ -275,31 +274,3 @@ def _fingerprint(folder: Path) -> str:
 def _commit(model: Any) -> str:
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     return str(getattr(config, "_commit_hash", None) or "unknown")[:12]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warning and no log line of the libraries reaches the terminal meanwhile."""
-    loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    bars = importlib.import_module("transformers.utils.logging")
-    was_on = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            bars.enable_progress_bar()
