@@ -23,3 +23,27 @@ class MigrationError(DialogueError):
 
 class EmbedderError(DialogueError):
     """The embedder failed. What was added is stored; search goes on with words alone until it works again."""
+
+
+class GeneratorError(DialogueError):
+    """The model could not answer. What was said is stored; the same question can be asked again."""
+
+
+class ModelMissing(GeneratorError):
+    """No such model here, or a package that it needs is missing."""
+
+
+class ModelOutOfMemory(GeneratorError):
+    """The model, or this prompt with it, does not fit into memory."""
+
+
+class GenerationTimeout(GeneratorError):
+    """No token came for too long."""
+
+
+class BackendDown(GeneratorError):
+    """The server of the model cannot be reached, or broke off."""
+
+
+class ContextExceeded(GeneratorError):
+    """The prompt is longer than the model can read."""

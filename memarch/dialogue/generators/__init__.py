@@ -1,0 +1,1 @@
+"""Models that answer: any transformers model, any OpenAI-compatible server, or quotations of memory without a model."""
