@@ -138,3 +138,14 @@ def test_the_help_is_light_and_tells_the_exit_codes(tmp_path: Path) -> None:
     verbs = "search add import export sessions stats forget restore erase verify repair migrate path".split()
     shown = run(tmp_path, "memory", "--help").stdout
     assert all(f"│ {verb} " in shown for verb in verbs)
+
+
+def test_arguments_are_utf8_in_any_locale(tmp_path: Path) -> None:
+    variables = environment() | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for text, code in (("é 汉".encode(), 0), (b"a\xffb", 2)):
+        arguments = [*(part.encode() for part in command("memory", "add", "-p", "m", "-s")), text, text]
+        done = subprocess.run(arguments, cwd=tmp_path, env=variables, capture_output=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert (b"expected UTF-8" in done.stderr) == (code == 2)
+    with DialogueMemory(tmp_path / "m", embedder="none") as memory:
+        assert [(turn.session, turn.text) for turn in memory.turns()] == [("é 汉", "é 汉")]

@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from memarch.dialogue.errors import EmbedderError, StoreLocked, StoreUnavailable
+from memarch.dialogue.errors import EmbedderError, StoreCorrupt, StoreLocked, StoreUnavailable
 from memarch.dialogue.memory import DialogueMemory
-from memarch.dialogue.records import Hit
+from memarch.dialogue.records import Hit, Problem
 from memarch.dialogue.salience import ForgettingPolicy
 
 from ._fakes import FakeEmbedder
@@ -348,3 +348,17 @@ def test_export_import_and_migrate_go_through_the_facade(memory: DialogueMemory,
     for own in (tmp_path, f"{tmp_path}/x/.."):
         with pytest.raises(ValueError, match="another location than this memory's own"):
             memory.migrate(own)
+
+
+def test_records_too_damaged_to_count_are_still_reported(
+    memory: DialogueMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged() -> None:
+        raise StoreCorrupt("malformed")
+
+    monkeypatch.setattr(memory.store, "stats", damaged)
+    with pytest.raises(StoreCorrupt):
+        memory.verify()
+    problem = Problem("integrity", "malformed", repairable=False)
+    monkeypatch.setattr(memory.store, "verify", lambda deep: [problem])
+    assert memory.verify().problems == (problem,) and memory.verify().num_checked == {}
