@@ -57,7 +57,7 @@ def search(
         show.emit_json({"query": query, "hits": hits})
     elif hits:
         rows = [
-            [f"{hit.score:.3f}", _parts(hit), str(hit.age_turns), f"{hit.time:%Y-%m-%d %H:%M}"]
+            [f"{hit.score:.3f}", _parts(hit), str(hit.age_turns), show.local(hit.time)]
             + [hit.session, hit.role, hit.source_id, hit.text]
             for hit in hits
         ]
@@ -77,7 +77,7 @@ def _hits_table(hits: list[Hit]) -> Any:
     for hit in hits:
         told = "\n".join(
             (
-                f"{hit.time:%Y-%m-%d %H:%M}",
+                show.local(hit.time),
                 f"{show.count_of(hit.age_turns, 'turn')} ago",
                 f"session {show.one_line(hit.session)}",
                 show.one_line(hit.source_id),
@@ -102,7 +102,7 @@ def sessions(
         return
     rows = [
         [s.session, str(s.num_turns), str(s.first_turn), str(s.last_turn)]
-        + [f"{time:%Y-%m-%d %H:%M}" for time in (s.started, s.ended)]
+        + [show.local(time) for time in (s.started, s.ended)]
         for s in found
     ]
     show.emit_table(("session", "turns", "first", "last", "begin", "end"), rows)

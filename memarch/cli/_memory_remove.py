@@ -121,7 +121,9 @@ def erase(
         if bool(chosen) == everything:
             fail("erase needs --turn, --source-id, --session or --before, or else --all for everything", USAGE)
         # Repeated in full: what is typed last on a long line is easily overlooked.
-        told = "everything" if everything else " and ".join(f"{name} {value}" for name, value in chosen.items())
+        told = (
+            "everything" if everything else " and ".join(f"{_option(name)} {value}" for name, value in chosen.items())
+        )
         count = memory.count(**chosen)
         if not count and not everything:
             print(f"no turn matches {show.one_line(told)}", file=sys.stderr)
@@ -149,6 +151,10 @@ def erase(
 def _selectors(*, turn: int | None, source_id: str | None, session: str | None, before: str | None) -> dict[str, Any]:
     given = {"turn": turn, "source_id": source_id, "session": session, "before": parse_time("--before", before)}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _chunks_of(memory: DialogueMemory, report: ForgetReport) -> str:

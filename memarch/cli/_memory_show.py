@@ -123,6 +123,11 @@ def num_bytes(count: int) -> str:
     return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
+def local(time: datetime) -> str:
+    """Date and time where the user is, to the minute."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M}"
+
+
 def count_of(count: int, thing: str) -> str:
     """
     >>> count_of(1, "turn"), count_of(2000, "turn")

@@ -1,6 +1,8 @@
 """`memarch memory` as transcripts: what is typed, what is printed, exit codes, JSON, and what stays as it was."""
 
 import json
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def test_add_and_search(shell: Shell) -> None:
     assert added["time"] in ("2026-01-31T12:00:00+01:00", "2026-01-31T11:00:00+00:00")
     assert shell.turns() == [("user", "My sister Nora moved to Lyon."), ("Bo", "é\n")]
     line = shell("search", "Nora Lyon", "-k", "1").stdout
-    score, parts, age, _, session, role, source, text = line.rstrip("\n").split("\t")
+    score, parts, age, when, session, role, source, text = line.rstrip("\n").split("\t")
+    assert datetime.strptime(when, "%Y-%m-%d %H:%M").astimezone() <= datetime.now().astimezone()
     assert (age, session, role, source, text) == ("1", "1", "user", "turn-1", "My sister Nora moved to Lyon.")
     values = dict(part.split("=") for part in parts.split())
     assert float(score) == pytest.approx(sum(map(float, values.values())), abs=0.003) and {"meaning", "words"} <= set(
@@ -78,6 +81,22 @@ def test_without_a_memory_or_with_another_user(shell: Shell, command: str) -> No
     shell("add", "hello", "-u", "ada")
     result = shell(*command.split(), "-u", "bob", code=1)
     assert "there are 'ada' (--user)" in result.stderr and not (Path(shell.location) / "users" / "bob").exists()
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process can be set on Unix only")
+def test_times_are_local(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "XYZ-5")  # five hours ahead of UTC
+    time.tzset()
+    try:
+        added = shell.json("add", "hello", "--time", "2026-01-31T02:00", "--embedder", "none")
+        assert datetime.fromisoformat(added["time"]) == datetime.fromisoformat("2026-01-30T21:00+00:00")
+        assert shell("search", "hello", "--embedder", "none").stdout.split("\t")[3] == "2026-01-31 02:00"
+        assert shell("sessions").stdout.split("\t")[4] == "2026-01-31 02:00"
+        shell("erase", "--before", "2026-01-31T02:00", "--dry-run", code=1)
+        shell("erase", "--before", "2026-01-31T02:01", "--dry-run")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_users_are_apart(shell: Shell) -> None:
