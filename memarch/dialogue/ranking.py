@@ -49,6 +49,8 @@ class RankingWeights:
     """Turns after which recency has halved."""
     salience: float = 0.0
     """Weight of the salience that the caller gives; off unless asked for."""
+    prior_chunks: int = 100
+    """Size of memory from which told, substance and speaker count in full; in smaller ones words must decide."""
     num_candidates: int = 200
     """How many chunks are taken from the words, and how many from the vectors, before they are compared."""
     num_sampled: int = 256
@@ -150,11 +152,12 @@ class Ranker:
             slots, cosine = self._cosines(slots, query_vector, nearest(query_vector, num_candidates), vectors)
             parts["meaning"] = weights.meaning * self._standardised(cosine, query_vector, vectors)
         parts["words"] = weights.words * scores[slots].astype(np.float64) / max(bound, 1e-9) ** 0.5
-        parts |= {name: values[slots] for name, values in self._priors().items()}
+        trust = min(1.0, len(self) / weights.prior_chunks)
+        parts |= {name: trust * values[slots] for name, values in self._priors().items()}
         asked = [self._role_codes[role] for role in roles_asked_about(query, self._role_codes)]
         if asked:
             bonus = np.zeros(len(self._role_codes))
-            bonus[asked] = weights.speaker
+            bonus[asked] = trust * weights.speaker
             parts["speaker"] = bonus[np.frombuffer(self._roles, np.int32)[slots]]
         turns = np.frombuffer(self._turns, np.int64)[slots]
         if weights.recency:

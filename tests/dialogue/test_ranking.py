@@ -143,10 +143,25 @@ def test_the_speaker_who_is_asked_about_is_preferred():
 
 def test_a_turn_that_tells_comes_before_one_that_asks_or_thanks():
     said = ["Do they sell pears?", "I grow pears in my garden, we pick them in autumn", "Thanks for pears!"]
-    found = fill([chunk(i, text, session=str(i)) for i, text in enumerate(said, 1)]).rank("pears")
+    talk = [chunk(i, text, session=str(i)) for i, text in enumerate(said, 1)]
+    found = fill(talk, RankingWeights(prior_chunks=3)).rank("pears")
     assert numbers(found)[0] == 2
     assert found[0].parts["told"] > 0 == found[1].parts["told"]
     assert found[0].parts["substance"] > found[1].parts["substance"]
+
+
+def test_words_decide_in_a_memory_of_a_few_turns():
+    """What a turn is like says little beside so few others: a short answer must not lose to a long neighbour."""
+    said = [
+        "My sister Nora moved to Lyon last spring.",
+        "I am allergic to hazelnuts.",
+        "I bought a red bike for 300 euros at the market in town.",
+        "We went to the sea with the whole family in August, it was lovely.",
+    ]
+    talk = [chunk(i, text) for i, text in enumerate(said, 1)]
+    for query in ("hazelnuts", "hazelnut allergies"):
+        assert numbers(fill(talk).rank(query))[0] == 2
+        assert numbers(fill(talk, RankingWeights(prior_chunks=1)).rank(query))[0] != 2
 
 
 def test_an_answer_is_found_by_its_question_and_only_in_its_session():
