@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 
 MAX_CHUNK_SIZE = 64
 MAX_HEAD_DIM = 128
@@ -132,8 +133,12 @@ def make_plan(bounds: Tensor, position: Tensor | None, chunk_size: int, device: 
     return Plan(table, None if position is None else start.to(device), group, total, aligned)
 
 
-MAX_REGISTERS = 255
-"""Said to the compiler, which otherwise falls to 32 registers a thread for some kernels that spill, on A100."""
+def register_limit() -> dict[str, int]:
+    """The registers a thread may have, said to the compiler on Ampere: it otherwise spills some kernels down to 32."""
+    if triton.knobs.runtime.interpret:
+        return {}
+    target = driver.active.get_current_target()
+    return {"maxnreg": 255} if target.backend == "cuda" and target.arch < 90 else {}
 
 
 def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
@@ -142,10 +147,9 @@ def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]
     Values that a link couples cannot be sliced; those that only a loss couples can in the backward, which sums first.
     """
     wide = sizes.block_dim * max(sizes.block_dim, sizes.block_chunk)
-    launch = {"num_warps": 8, "num_stages": 1}
+    launch = {"num_warps": 8, "num_stages": 1, **register_limit()}
     whole = rule.link in ("lq", "pnorm_dual", "softmax")
     if backward:
-        launch["maxnreg"] = MAX_REGISTERS
         small = sizes.block_dim <= 64 and sizes.block_chunk <= 32
         launch["BV"] = sizes.block_dim if whole or small else min(32, sizes.block_dim)
         return launch
@@ -167,4 +171,4 @@ def mlp_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
         warps, tile = 4, 32
     if not backward and sizes.block_chunk == 64 and sizes.block_dim <= 64:
         warps, tile = 4, 32
-    return {"num_warps": warps, "num_stages": 1, "BN": min(tile, sizes.block_hidden)}
+    return {"num_warps": warps, "num_stages": 1, "BN": min(tile, sizes.block_hidden), **register_limit()}
