@@ -133,12 +133,16 @@ def make_plan(bounds: Tensor, position: Tensor | None, chunk_size: int, device: 
     return Plan(table, None if position is None else start.to(device), group, total, aligned)
 
 
-def register_limit() -> dict[str, int]:
-    """The registers a thread may have, said to the compiler on Ampere: it otherwise spills some kernels down to 32."""
+def register_limit(dtype: torch.dtype) -> dict[str, int]:
+    """The registers a thread may have, said to the compiler where it otherwise spills some kernels down to 32.
+
+    That is on Ampere, and on Hopper for float32, whose products are no tensor core's.
+    """
     if triton.knobs.runtime.interpret:
         return {}
     target = driver.active.get_current_target()
-    return {"maxnreg": 255} if target.backend == "cuda" and target.arch < 90 else {}
+    told = target.backend == "cuda" and (target.arch < 90 or dtype == torch.float32)
+    return {"maxnreg": 255} if told else {}
 
 
 def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
@@ -147,7 +151,7 @@ def matrix_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]
     Values that a link couples cannot be sliced; those that only a loss couples can in the backward, which sums first.
     """
     wide = sizes.block_dim * max(sizes.block_dim, sizes.block_chunk)
-    launch = {"num_warps": 8, "num_stages": 1, **register_limit()}
+    launch = {"num_warps": 8, "num_stages": 1, **register_limit(sizes.dtype)}
     whole = rule.link in ("lq", "pnorm_dual", "softmax")
     if backward:
         small = sizes.block_dim <= 64 and sizes.block_chunk <= 32
@@ -171,4 +175,4 @@ def mlp_launch(sizes: Sizes, rule: Rule, *, backward: bool) -> dict[str, int]:
         warps, tile = 4, 32
     if not backward and sizes.block_chunk == 64 and sizes.block_dim <= 64:
         warps, tile = 4, 32
-    return {"num_warps": warps, "num_stages": 1, "BN": min(tile, sizes.block_hidden), **register_limit()}
+    return {"num_warps": warps, "num_stages": 1, "BN": min(tile, sizes.block_hidden), **register_limit(sizes.dtype)}
