@@ -87,9 +87,9 @@ class AsyncDialogueMemory:
         """`DialogueMemory.add_all`."""
         return await self._run(self.memory.add_all, turns, forget=forget)
 
-    async def search(self, query: str, k: int = 10) -> list[Hit]:
+    async def search(self, query: str, k: int = 10, *, note_use: bool = True) -> list[Hit]:
         """`DialogueMemory.search`."""
-        return await self._run(self.memory.search, query, k)
+        return await self._run(self.memory.search, query, k, note_use=note_use)
 
     async def compose(
         self,

@@ -131,10 +131,11 @@ class DialogueMemory(MemoryRetention):
 
     # Reading.
 
-    def search(self, query: str, k: int = 10) -> list[Hit]:
+    def search(self, query: str, k: int = 10, *, note_use: bool = True) -> list[Hit]:
         """The k turns that answer the query best, best first; fewer where fewer have anything to do with it.
 
         Every acknowledged turn is seen. If the embedder fails, the search goes on with words and says so in the log.
+        note_use: whether forgetting learns which memories were found.
         Raises: ValueError if k < 1 or the query is no str.
         """
         if not isinstance(query, str):
@@ -172,7 +173,7 @@ class DialogueMemory(MemoryRetention):
                         chunk=chunk.chunk,
                     )
                 )
-            if not self.read_only:
+            if note_use and not self.read_only:
                 self._retrieved.setdefault(now, set()).update(hit.chunk for hit in hits)
             return hits
 
