@@ -1,0 +1,176 @@
+"""Passive and active T-Maze: remember one cue while walking down a corridor (Ni et al. 2023)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from ._checks import check_count
+from ._pictures import AGENT, CUE, FLOOR, GOAL, WALL, WRONG, blank
+from ._sampling import Floats, Ints
+from .base import Bools, Level, MemoryTask, Observation, Picture, Rows
+from .scalar import MemoryEnv
+from .vector import MemoryVectorEnv
+
+RIGHT, UP, LEFT, DOWN = range(4)
+
+
+def passive_random_return(length: int) -> float:
+    """Mean return of uniform actions: every move has to be RIGHT to keep up, and the last one UP or DOWN rightly."""
+    on_time = sum(0.25**t for t in range(1, length + 1))
+    return -(length - on_time) / length + 0.25 ** (length + 1)
+
+
+class PassiveTMaze(MemoryTask):
+    """
+    ## Description
+    A corridor with an arm at either side of its far end. The cue, seen at the first step only, tells which arm holds
+    the reward. The agent has time for the direct way and no more, so only memory is tested, not exploration.
+
+    ## Action Space
+    `Discrete(4)`: 0 right (towards the arms), 1 up, 2 left, 3 down. A move into a wall does nothing.
+
+    ## Observation Space
+    `Box(-1, 1, (2,), float32)`: place (0 in the corridor, 1 at the junction and in the arms), and cue (1 the upper arm,
+    -1 the lower, 0 when it is not shown). The place in the corridor is not told.
+
+    ## Rewards
+    1 for entering the right arm, 0 for the wrong one; -1 / `length` after every step t up to `length` that leaves the
+    agent short of t cells. Oracle: 1. The best player without memory: 0.5. Uniform actions: about -1.
+
+    ## Starting State
+    At the cue, `length` cells from the junction; the cue is up or down with equal chance.
+
+    ## Episode End
+    Terminated when an arm is entered, truncated after `length` + 1 steps.
+
+    ## Arguments
+    `length=50`: cells from the start to the junction, at least 1.
+
+    ## References
+    Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1; Bakker 2001.
+
+    ## Version History
+    v0: first version.
+    """
+
+    detour: ClassVar[int] = 0
+    levels = tuple(
+        Level(f"length{n}", {"length": n}, 1.0, passive_random_return(n), 0.5)
+        for n in (10, 50, 100, 250, 500, 1000, 1500)
+    )
+
+    def __init__(self, num_envs: int, *, length: int = 50) -> None:
+        check_count("length", length, 1)
+        self.length = length
+        self.observation_space = Box(-1.0, 1.0, (2,), np.float32)
+        self.action_space = Discrete(4)
+        self.num_draws = 1
+        self.max_episode_steps = length + 1 + 2 * self.detour
+        self.x = np.zeros(num_envs, dtype=np.int64)
+        self.y = np.zeros(num_envs, dtype=np.int64)
+        self.goal = np.ones(num_envs, dtype=np.int64)
+        self.seen = np.zeros(num_envs, dtype=np.bool_)
+        self.cue_now = np.zeros(num_envs, dtype=np.bool_)
+        super().__init__(num_envs)
+
+    def start(self, which: Ints, uniform: Floats) -> None:
+        self.x[which] = self.y[which] = 0
+        self.goal[which] = np.where(uniform[:, 0] < 0.5, 1, -1)
+        self.seen[which] = self.cue_now[which] = self.detour == 0
+
+    def advance(self, actions: Ints) -> tuple[Floats, Bools, Bools]:
+        x = self.x + (actions == RIGHT) - (actions == LEFT)
+        np.clip(x, -self.detour, self.length, out=self.x)
+        self.y = np.where(self.x == self.length, (actions == UP).astype(np.int64) - (actions == DOWN), 0)
+        self.cue_now = (self.x == -self.detour) & ~self.seen
+        self.seen |= self.cue_now
+        ended = self.y != 0
+        success = self.y == self.goal
+        due = self.t - 2 * self.detour
+        late = (self.x < due) & (due <= self.length)
+        reward = np.where(ended, success.astype(np.float64), np.where(late, -1.0 / self.length, 0.0))
+        return reward, ended, success
+
+    def observe(self, rows: Rows) -> Observation:
+        place = (self.x[rows] == self.length).astype(np.float32)
+        if self.detour:
+            place -= self.x[rows] == -self.detour
+        return np.stack([place, (self.goal[rows] * self.cue_now[rows]).astype(np.float32)], axis=1)
+
+    def expert(self) -> Ints:
+        turn = np.where(self.goal == 1, UP, DOWN)
+        return np.where(self.seen, np.where(self.x == self.length, turn, RIGHT), LEFT)
+
+    def cells(self, index: int) -> Picture:
+        width = self.length + self.detour + 1
+        picture = blank(5, width + 2)
+        picture[:] = WALL
+        picture[2, 1:-1] = FLOOR
+        picture[1, -2], picture[3, -2] = (GOAL, WRONG) if self.goal[index] == 1 else (WRONG, GOAL)
+        picture[2, 1] = CUE
+        picture[2 - self.y[index], 1 + self.detour + self.x[index]] = AGENT
+        return picture
+
+    def text(self, index: int) -> str:
+        arms = ("goal", "empty") if self.goal[index] == 1 else ("empty", "goal")
+        cue = {1: "up", -1: "down", 0: "-"}[int(self.goal[index] * self.cue_now[index])]
+        side = {1: "upper arm", -1: "lower arm", 0: "corridor"}[int(self.y[index])]
+        place = f"{side}, cell {self.x[index]} of {self.length}"
+        return f"step {self.t[index]}: {place}; cue {cue}; up {arms[0]}, down {arms[1]}"
+
+
+class TMaze(PassiveTMaze):
+    """
+    ## Description
+    The active T-Maze: the cue is one cell behind the start, away from the arms. The agent has to learn to fetch the
+    information first, then to remember it down the corridor.
+
+    ## Action Space
+    `Discrete(4)`: 0 right (towards the arms), 1 up, 2 left, 3 down. A move into a wall does nothing.
+
+    ## Observation Space
+    `Box(-1, 1, (2,), float32)`: place (-1 at the cue's cell, 0 in the corridor, 1 at the junction and in the arms), and
+    cue (1 the upper arm, -1 the lower, 0 when it is not shown). The cue is shown at the first visit of its cell only.
+
+    ## Rewards
+    1 for entering the right arm, 0 for the wrong one; -1 / `length` after every step t up to `length` + 2 that leaves
+    the agent short of cell t - 2, so that the way to the cue costs nothing. Oracle: 1. The best player that does not
+    fetch or not remember the cue: 0.5. Uniform actions: about -1 + 1 / (4 `length`).
+
+    ## Starting State
+    At cell 0, `length` cells from the junction; the cue is up or down with equal chance.
+
+    ## Episode End
+    Terminated when an arm is entered, truncated after `length` + 3 steps.
+
+    ## Arguments
+    `length=50`: cells from the start to the junction, at least 1.
+
+    ## References
+    Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1; Bakker 2001.
+
+    ## Version History
+    v0: first version.
+    """
+
+    detour = 1
+    levels = tuple(Level(f"length{n}", {"length": n}, 1.0, -1 + 0.25 / n, 0.5) for n in (10, 50, 100, 250, 500))
+
+
+class PassiveTMazeEnv(MemoryEnv):
+    task_class = PassiveTMaze
+
+
+class PassiveTMazeVectorEnv(MemoryVectorEnv):
+    task_class = PassiveTMaze
+
+
+class TMazeEnv(MemoryEnv):
+    task_class = TMaze
+
+
+class TMazeVectorEnv(MemoryVectorEnv):
+    task_class = TMaze

@@ -1,0 +1,44 @@
+"""Proof of memory: shown, frozen, then hidden; a player that remembers walks to the goal."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+
+import memarch_envs  # noqa: F401 - registers the id
+
+
+def test_agent_is_frozen_while_the_goal_is_shown():
+    env = gymnasium.make("memarch/ProofOfMemory-v0", show_steps=3)
+    start = env.reset(seed=1)[0]
+    assert {start[0], start[2]} == {-1, 1}
+    for _ in range(2):
+        assert env.step(1)[0].tolist() == start.tolist()
+    hidden = env.step(1)[0]
+    assert hidden.tolist() == [0, start[1], 0]
+    assert env.step(1)[0][1] == pytest.approx(start[1] + 0.2)
+
+
+def test_memory_of_the_goal_is_what_it_takes():
+    env = gymnasium.make("memarch/ProofOfMemory-v0")
+    for seed in range(20):
+        observation, _ = env.reset(seed=seed)
+        side, distance, total, over = int(observation[2] == 1), 5 * abs(observation[2] - observation[1]), 0.0, False
+        while not over:
+            _, reward, over, _, _ = env.step(side)
+            total += reward
+        assert total == pytest.approx(1 - 0.1 * (1 + np.rint(distance)))
+
+
+def test_the_trap_costs_one():
+    env = gymnasium.make("memarch/ProofOfMemory-v0")
+    trap, over = int(env.reset(seed=0)[0][2] == -1), False
+    while not over:
+        _, reward, over, _, info = env.step(trap)
+    assert reward == -1 and info == {"success": False}
+
+
+def test_show_steps_must_be_positive():
+    with pytest.raises(ValueError, match="show_steps"):
+        gymnasium.make("memarch/ProofOfMemory-v0", show_steps=0)

@@ -1,0 +1,63 @@
+"""T-Maze: a player with nothing but observations and memory solves it; the cue shows once; lagging costs."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+
+import memarch_envs  # noqa: F401 - registers the ids
+
+RIGHT, UP, LEFT, DOWN = range(4)
+
+
+def play(env, seed, *, remember):
+    observation, _ = env.reset(seed=seed)
+    cue, total, over = 0.0, 0.0, False
+    while not over:
+        cue = observation[1] or (cue if remember else 0.0)
+        at_junction = observation[0] == 1
+        fetch = env.unwrapped.task.detour and cue == 0 and remember
+        action = (UP if cue >= 0 else DOWN) if at_junction else LEFT if fetch else RIGHT
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total += reward
+        over = terminated or truncated
+    return total
+
+
+@pytest.mark.parametrize("env_id", ["memarch/PassiveTMaze-v0", "memarch/TMaze-v0"])
+def test_memory_of_the_cue_is_what_it_takes(env_id):
+    env = gymnasium.make(env_id, length=6)
+    assert [play(env, seed, remember=True) for seed in range(40)] == [1.0] * 40
+    assert 0.25 < np.mean([play(env, seed, remember=False) for seed in range(40)]) < 0.75
+
+
+def test_cue_is_shown_at_the_first_visit_only():
+    env = gymnasium.make("memarch/TMaze-v0", length=5)
+    assert env.reset(seed=0)[0].tolist() == [0, 0]
+    first = env.step(LEFT)[0]
+    assert first[0] == -1 and abs(first[1]) == 1
+    env.step(RIGHT)
+    assert env.step(LEFT)[0].tolist() == [-1, 0]
+
+
+def test_rewards_by_hand():
+    """Passive, length 4: keeping up costs nothing, one wasted step -1/4 each step after, and no time is left."""
+    env = gymnasium.make("memarch/PassiveTMaze-v0", length=4)
+    env.reset(seed=0)
+    rewards = [env.step(a)[1] for a in (RIGHT, UP, RIGHT, RIGHT)]
+    assert rewards == [0, -0.25, -0.25, -0.25]
+    observation, reward, terminated, truncated, info = env.step(RIGHT)
+    assert (observation.tolist(), reward, terminated, truncated, info) == ([1, 0], 0, False, True, {"success": False})
+
+
+def test_wrong_arm_ends_with_nothing():
+    env = gymnasium.make("memarch/PassiveTMaze-v0", length=1)
+    cue = env.reset(seed=0)[0][1]
+    env.step(RIGHT)
+    assert env.step(DOWN if cue == 1 else UP)[1:] == (0.0, True, False, {"success": False})
+
+
+def test_length_must_be_positive():
+    with pytest.raises(ValueError, match="length must be an integer at least 1, got 0"):
+        gymnasium.make("memarch/TMaze-v0", length=0)
