@@ -14,6 +14,7 @@ from benchmarks._dialogue_lives import Remembering, asker, found_at, live
 from benchmarks._dialogue_prompts import Coverage, TokenCurve, coverage, window
 from benchmarks._dialogue_scale_data import TextVectors
 from benchmarks._harness import append_rows, read_rows
+from memarch.dialogue.memory import DialogueMemory
 from memarch.dialogue.salience import ForgettingPolicy
 
 OPTIONS = argparse.Namespace(embedder="none", quick=False)
@@ -71,7 +72,7 @@ def test_recall_counts_pieces_of_evidence():
     assert values["blind", "R@5", "all"] == [0.0]
 
 
-def test_lives_ask_and_forget(tmp_path):
+def test_lives_ask_and_forget(tmp_path, monkeypatch):
     conversation = generated(120, 1, ageing.SPEAKERS)
     policy = ForgettingPolicy(fraction=0.2, min_age_turns=10, min_chunks=0)
     with live(
@@ -79,6 +80,13 @@ def test_lives_ask_and_forget(tmp_path):
     ).memory as memory:
         used = [c for c in memory.store.chunks() if c.retrieved_at]
         assert used and memory.stats().num_archived == 20
+    everybody = []
+    ask = asker(conversation)
+    monkeypatch.setattr(DialogueMemory, "search", lambda self, query, k: everybody.append(query) or [])
+    for place in (0, 1, 2, 3):
+        ask(memory, place)
+    assert everybody == [chunk.text for chunk in conversation.chunks[1:4]]
+    monkeypatch.undo()
     silent = live(conversation, tmp_path / "b", TextVectors(), None, batch=40)
     with silent.memory as memory:
         assert not silent.archived and memory.stats().num_pending == 0
