@@ -1,5 +1,6 @@
 """Operators: pure functions on tensors. `<op>_reference` defines the meaning, `<op>` is the fast one."""
 
+from ._chunk_attention_inputs import ChunkAttentionWeights
 from ._miras_rule import (
     DELTANET,
     ELASTIC_NET,
@@ -18,6 +19,7 @@ from ._miras_rule import (
     MirasRule,
 )
 from ._miras_state import MirasState
+from .chunk_attention import chunk_attention, chunk_attention_reference
 from .miras import miras_memory, miras_memory_reference
 from .miras_step import decoding_state, miras_step, miras_step_reference
 
@@ -36,8 +38,11 @@ __all__ = [
     "TTT_LINEAR",
     "TTT_MLP",
     "YAAD",
+    "ChunkAttentionWeights",
     "MirasRule",
     "MirasState",
+    "chunk_attention",
+    "chunk_attention_reference",
     "decoding_state",
     "miras_memory",
     "miras_memory_reference",
