@@ -31,6 +31,8 @@ def place(tmp_path: Path) -> str:
 def on_a_terminal(*arguments: str, typed: str = "", **variables: str) -> tuple[int, str]:
     """Exit code and what a terminal of 100 columns got; `typed` is typed at the question."""
     ours, theirs = pty.openpty()
+    # A job in the background ignores Ctrl-C, and so would the child it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command("memory", *arguments),
         env=environment() | {"TERM": "xterm-256color", "COLUMNS": "100"} | variables,
@@ -39,6 +41,7 @@ def on_a_terminal(*arguments: str, typed: str = "", **variables: str) -> tuple[i
         stderr=theirs,
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, before)
     os.close(theirs)
     shown = b""
     while select.select([ours], [], [], 120)[0]:
