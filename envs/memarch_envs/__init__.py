@@ -7,8 +7,8 @@
     envs = gymnasium.make_vec("memarch/TMaze-v0", num_envs=64, length=100, autoreset_mode="SameStep")
 
 `import memarch_envs` registers the ids; `gymnasium.make("memarch_envs:memarch/TMaze-v0")` imports and makes in one.
-(Gymnasium 1.x loads no plugins by itself, so one of the two is needed.) `ENVIRONMENTS` names every id with the class of its rules, `levels(id)` its difficulties with
-the returns to expect.
+(Gymnasium 1.x loads no plugins by itself, so one of the two is needed.)
+`ENVIRONMENTS` names every id with the class of its rules, `levels(id)` its difficulties with the returns to expect.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ENVIRONMENTS: dict[str, str] = {
     "memarch/PassiveTMaze-v0": "memarch_envs.tmaze:PassiveTMaze",
     "memarch/TMaze-v0": "memarch_envs.tmaze:TMaze",
     "memarch/MemoryLength-v0": "memarch_envs.memory_length:MemoryLength",
+    "memarch/ObjectPermanence-v0": "memarch_envs.object_permanence:ObjectPermanence",
     "memarch/ProofOfMemory-v0": "memarch_envs.proof_of_memory:ProofOfMemory",
 }
 
