@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memarch.dialogue.async_memory import AsyncDialogueMemory
     from memarch.dialogue.memory import DialogueMemory
-    from memarch.layers import Memora, Miras, Moneta, Yaad
+    from memarch.layers import HCAM, Memora, Miras, Moneta, Yaad
     from memarch.ops import MirasRule, miras_memory
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "HCAM",
     "AsyncDialogueMemory",
     "DialogueMemory",
     "Memora",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "HCAM": "memarch.layers",
     "AsyncDialogueMemory": "memarch.dialogue.async_memory",
     "DialogueMemory": "memarch.dialogue.memory",
     "Memora": "memarch.layers",

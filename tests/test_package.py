@@ -21,7 +21,7 @@ EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 PUBLIC = {
     "memarch.dialogue.async_memory": ["AsyncDialogueMemory"],
     "memarch.dialogue.memory": ["DialogueMemory"],
-    "memarch.layers": ["Memora", "Miras", "Moneta", "Yaad"],
+    "memarch.layers": ["HCAM", "Memora", "Miras", "Moneta", "Yaad"],
     "memarch.ops": ["MirasRule", "miras_memory"],
 }
 OPTIONAL = {
