@@ -25,6 +25,7 @@ ENVIRONMENTS: dict[str, str] = {
     "memarch/MemoryLength-v0": "memarch_envs.memory_length:MemoryLength",
     "memarch/ObjectPermanence-v0": "memarch_envs.object_permanence:ObjectPermanence",
     "memarch/Ballet-v0": "memarch_envs.ballet:Ballet",
+    "memarch/PairedInference-v0": "memarch_envs.paired_inference:PairedInference",
     "memarch/ProofOfMemory-v0": "memarch_envs.proof_of_memory:ProofOfMemory",
 }
 
