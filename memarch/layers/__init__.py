@@ -3,6 +3,7 @@
 from .attention import Attention, AttentionState
 from .block import MemoryBlock
 from .episodic_miras import EpisodicMiras
+from .episodic_registry import EPISODIC_MEMORIES, build_episodic_memory
 from .gtrxl import GTrXL
 from .hcam import HCAM, HCAMState
 from .local_attention import LocalAttention, LocalAttentionState
@@ -14,6 +15,7 @@ from .registry import MIXERS, build_mixer
 from .swiglu import SwiGLU
 
 __all__ = [
+    "EPISODIC_MEMORIES",
     "Attention",
     "AttentionState",
     "EpisodicMiras",
@@ -35,6 +37,7 @@ __all__ = [
     "RecurrentState",
     "SwiGLU",
     "Yaad",
+    "build_episodic_memory",
     "build_mixer",
     "miras_point",
 ]
