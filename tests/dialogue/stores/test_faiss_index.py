@@ -45,6 +45,26 @@ def test_search_is_exact_and_best_first():
     assert index.search(np.eye(DIM, dtype=np.float32)[0], 1)[1][0] == pytest.approx(vectors[:, 0].max())
 
 
+def test_a_search_takes_one_thread_and_leaves_the_others_as_they_were(monkeypatch):
+    index, seen = FaissIndex(DIM), []
+    index.add(np.arange(COUNT), unit(COUNT))
+
+    class Watched:
+        def search(self, query, k):
+            seen.append(faiss.omp_get_max_threads())
+            raise RuntimeError("no")
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        monkeypatch.setattr(index, "_index", Watched())
+        with pytest.raises(RuntimeError, match="no"):
+            index.search(unit(1)[0], 2)
+        assert seen == [1] and faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def test_adding_replaces_and_removing_ignores_unknown():
     index = FaissIndex(DIM)
     index.add(numbers(5, 3), unit(2))
