@@ -236,7 +236,6 @@ def backward_chunk(
     d_log_std = tl.sum(du * u, 1, keep_dims=True) / D
     dy = layer_norm_vjp(dy_hat, y_hat, rstd, inside, D) - d_log_std * rstd * y_hat
     dy_t = exchange(tiles + 5 * TILE, dy.to(DOT), BC, BD)
-
     # Queries, keys and gates through S.
     dq_ = load_rows(d_o, row, valid, columns, D).to(tl.float32)
     if FROZEN:
