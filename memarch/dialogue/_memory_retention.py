@@ -58,6 +58,17 @@ class MemoryRetention(MemoryCore):
                 self.store.put_setting(FORGOTTEN_AT, str(now))
             return report
 
+    def _forget_if_due(self, now: int) -> None:
+        """Forget by itself: every so many turns, in a memory that is large enough. Expects the lock."""
+        if self.policy is None or not self.policy.is_due(now, int(self.store.get_setting(FORGOTTEN_AT) or 0)):
+            return
+        # From the records: in a process that only writes the word index is empty.
+        stats = self.store.stats()
+        if stats.num_chunks - stats.num_archived >= self.policy.min_chunks:
+            self.forget()
+        else:
+            self.store.put_setting(FORGOTTEN_AT, str(now))
+
     def restore(
         self,
         *,

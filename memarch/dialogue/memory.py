@@ -15,7 +15,7 @@ from types import TracebackType
 from uuid import uuid4
 
 from ._memory_core import Progress, logger, new_turn
-from ._memory_retention import FORGOTTEN_AT, MemoryRetention
+from ._memory_retention import MemoryRetention
 from .budget import Budget
 from .compact import Summarizer
 from .embedders import DEFAULT_EMBEDDER, Embedder, open_embedder
@@ -111,13 +111,11 @@ class DialogueMemory(MemoryRetention):
                     default_id += f"-{uuid4().hex[:8]}"  # a turn of the caller's has that name
                 new.append(new_turn(role, text, session, time, source_id, default_id=default_id))
             added = self.store.add_turns(new)
-            if forget and self.policy is not None and added:
-                last = int(self.store.get_setting(FORGOTTEN_AT) or 0)
-                if self.policy.is_due(added[-1].turn, last, len(self._ranker)):
-                    try:
-                        self.forget()
-                    except DialogueError as error:  # the turns are stored, so `add` has not failed
-                        logger.warning("forgetting waits for the next turn: %s", error)
+            if forget and added:
+                try:
+                    self._forget_if_due(added[-1].turn)
+                except DialogueError as error:  # the turns are stored, so `add` has not failed
+                    logger.warning("forgetting waits for the next turn: %s", error)
             return added
 
     def index(self, progress: Progress | None = None) -> int:

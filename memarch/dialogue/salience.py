@@ -47,9 +47,9 @@ class ForgettingPolicy:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
 
-    def is_due(self, turn: int, last_forgotten: int, num_chunks: int) -> bool:
-        """Whether to forget by itself at `turn`: last done at turn `last_forgotten` (0: never), `num_chunks` alive."""
-        return num_chunks >= self.min_chunks and turn - last_forgotten >= self.every_turns
+    def is_due(self, turn: int, last_looked: int) -> bool:
+        """Whether to look at `turn` for something to forget: last done at turn `last_looked` (0: never)."""
+        return turn - last_looked >= self.every_turns
 
 
 DEFAULT_POLICY = ForgettingPolicy()

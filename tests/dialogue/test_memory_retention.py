@@ -48,6 +48,17 @@ def found(memory: DialogueMemory, query: str) -> set[int]:
     return {hit.turn for hit in memory.search(query, 100)}
 
 
+def test_small_memories_keep_everything_and_writers_count_from_the_records(tmp_path: Path) -> None:
+    policy = ForgettingPolicy(every_turns=10, fraction=0.5, min_age_turns=1, min_chunks=15)
+    for n in range(1, 41):
+        if n % 10 == 1:  # a process that never searches, so that its word index is never built
+            memory = DialogueMemory(tmp_path, embedder="none", policy=policy)
+        memory.add("user", f"word{n}")
+        if n % 10 == 0:
+            assert memory.stats().num_archived == {10: 0, 20: 10, 30: 20, 40: 30}[n]
+            memory.close()
+
+
 def test_forgetting_comes_at_the_due_turn_and_can_be_undone(tmp_path: Path) -> None:
     policy = ForgettingPolicy(every_turns=20, fraction=0.25, min_age_turns=5, min_chunks=0)
     with DialogueMemory(tmp_path, embedder=FakeEmbedder(), policy=policy) as memory:

@@ -77,10 +77,8 @@ def test_nothing_spared_is_less_salient_than_what_goes(drawn: list[tuple[int, in
 
 def test_schedule() -> None:
     policy = ForgettingPolicy()
-    large = policy.min_chunks
-    assert not policy.is_due(99, 0, large) and policy.is_due(100, 0, large)
-    assert not policy.is_due(199, 100, large) and policy.is_due(230, 100, large)
-    assert not policy.is_due(230, 100, large - 1)  # a small memory has nothing to win by forgetting
+    assert not policy.is_due(99, 0) and policy.is_due(100, 0)
+    assert not policy.is_due(199, 100) and policy.is_due(230, 100)
 
 
 def test_errors_name_the_field() -> None:
