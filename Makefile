@@ -20,7 +20,7 @@ help: ## list the targets
 setup: $(FULL) ## prepare .venv with everything (extras all and dev)
 	@echo "Ready: $(VENV) has everything. Next: make demo, make test."
 
-demo: $(DEMO) ## train a small memory model on English text, show samples and a table (five to seven minutes with set-up)
+demo: $(DEMO) ## train a small memory model on English text, show samples and a table (three to seven minutes with set-up)
 	@$(VENV)/bin/memarch demo
 
 test: lint ## everything CI runs: lint, types, import rules, tests
