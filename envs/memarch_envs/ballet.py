@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from ._checks import check_count
-from ._dances import DANCE_STEPS, DANCES, MOVES, offsets
+from ._dances import COMPASS, DANCE_STEPS, DANCES, MOVES, offsets
 from ._pictures import AGENT, HUES, WALL, WHITE, blank
 from ._sampling import Floats, Ints, integers, permutations
 from .base import Bools, Level, MemoryTask, Observation, Picture, Rows
@@ -56,6 +56,8 @@ class Ballet(MemoryTask):
     v0: first version.
     """
 
+    summary = "watch dancers perform one after another, then walk to the one whose dance is named"
+    action_names = COMPASS
     levels = tuple(
         Level(f"{n}_delay{d}", {"num_dancers": n, "delay": d}, 1.0, mean, 1 / n)
         for (n, d), mean in RANDOM_RETURNS.items()

@@ -45,9 +45,12 @@ class MemoryTask(ABC):
 
     A subclass sets `observation_space`, `action_space` (of one copy), `num_draws` (uniform numbers for an episode) and
     `max_episode_steps` (steps after which an episode is truncated). `self.t` [N] is the number of steps since the
-    episode began; it is counted for the subclass, before `advance`.
+    episode began; it is counted for the subclass, before `advance`. For people there are `summary`, one line for
+    tables, and `action_names`, a name for each action where they have names.
     """
 
+    summary: ClassVar[str] = ""
+    action_names: ClassVar[tuple[str, ...]] = ()
     levels: ClassVar[tuple[Level, ...]] = (Level("default"),)
 
     observation_space: Space[Any]
@@ -88,4 +91,8 @@ class MemoryTask(ABC):
 
     @abstractmethod
     def text(self, index: int) -> str:
-        """Copy `index` as lines of text."""
+        """Copy `index` as lines of text, with what is hidden from a player."""
+
+    def view(self, index: int) -> str:
+        """Copy `index` as lines of text for a person who plays: no more than the observations tell."""
+        return self.text(index)

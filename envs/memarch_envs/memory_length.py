@@ -47,6 +47,7 @@ class MemoryLength(MemoryTask):
     v0: first version.
     """
 
+    summary = "a few bits at the first step, one of them asked for at the last"
     levels = (
         *(Level(f"length{n}", {"length": n}, chance=0.5) for n in (1, 3, 10, 20, 30, 50, 100)),
         *(Level(f"bits{n}", {"length": 2, "num_bits": n}, chance=0.5) for n in (2, 5, 10, 20, 40)),
@@ -102,6 +103,11 @@ class MemoryLength(MemoryTask):
         asked = f"bit {self.asked[index]}?" if self.t[index] >= self.length else "-"
         shown = "shown" if self.t[index] == 0 else "hidden"
         return f"step {self.t[index]} of {self.length}: bits {bits} ({shown}); {asked}"
+
+    def view(self, index: int) -> str:
+        bits = "".join(map(str, self.bits[index])) if self.t[index] == 0 else "-"
+        asked = f"bit {self.asked[index]}?" if self.t[index] >= self.length else "-"
+        return f"step {self.t[index]} of {self.length}: bits {bits}; {asked}"
 
 
 class MemoryLengthEnv(MemoryEnv):

@@ -48,6 +48,7 @@ class ObjectPermanence(MemoryTask):
     v0: first version.
     """
 
+    summary = "objects are put into boxes, boxes may change places; where is this one?"
     levels = (
         *(Level(f"delay{d}", {"delay": d}, 1.0, 0.25, 0.25) for d in (0, 10, 30, 100)),
         *(Level(f"boxes{b}", {"num_boxes": b, "num_objects": b}, 1.0, 1 / b, 1 / b) for b in (2, 4, 8)),

@@ -47,6 +47,8 @@ class PairedInference(MemoryTask):
     v0: first version.
     """
 
+    summary = "pairs that overlap are shown; link items that were never seen together"
+    action_names = ("left", "right")
     levels = tuple(
         Level(f"length{n}_distance{d}", {"chain_length": n, "distance": d}, 1.0, 0.5)
         for n in (3, 4, 5)
@@ -140,6 +142,17 @@ class PairedInference(MemoryTask):
         )
         if t < self.num_pairs:
             return f"step {t}: {left} - {right}"
+        return f"step {t}: {cue}? {left} or {right}"
+
+    def view(self, index: int) -> str:
+        t = int(self.t[index])
+        # Numbers in the order of the items' first coordinates: they tell items apart, and nothing of the chains.
+        ranks = np.argsort(np.argsort(self.items[index, :-1, 0]))
+        cue, left, right = (str(1 + ranks[i]) if i < self.num_items else "-" for i in self.schedule[index, t])
+        if t < self.num_pairs:
+            return f"step {t}: {left} and {right} belong together"
+        if t >= self.num_steps:
+            return self.text(index)
         return f"step {t}: {cue}? {left} or {right}"
 
 

@@ -50,6 +50,8 @@ class ProofOfMemory(MemoryTask):
     v0: first version.
     """
 
+    summary = "a smoke test that trains in seconds: a goal is shown, then hidden; walk to it"
+    action_names = ("left", "right")
     levels = tuple(Level(f"show{n}", {"show_steps": n}, 0.6 - 0.1 * n, -1.708 - 0.1 * n, 0.5) for n in (1, 2, 4))
 
     def __init__(self, num_envs: int, *, show_steps: int = 2) -> None:
@@ -96,6 +98,10 @@ class ProofOfMemory(MemoryTask):
         line[0], line[-1] = ("x", "G") if self.goal[index] == 1 else ("G", "x")
         line[END + self.position[index]] = "A"
         return f"{''.join(line)}  step {self.t[index]}, {'shown' if self.t[index] < self.show_steps else 'hidden'}"
+
+    def view(self, index: int) -> str:
+        line = self.text(index)
+        return line if self.t[index] < self.show_steps else line.replace("G", "?").replace("x", "?")
 
 
 class ProofOfMemoryEnv(MemoryEnv):

@@ -56,6 +56,8 @@ class PassiveTMaze(MemoryTask):
     v0: first version.
     """
 
+    summary = "a cue at the start of a corridor tells which arm to take at its end"
+    action_names = ("right", "up", "left", "down")
     detour: ClassVar[int] = 0
     levels = tuple(
         Level(f"length{n}", {"length": n}, 1.0, passive_random_return(n), 0.5)
@@ -121,6 +123,13 @@ class PassiveTMaze(MemoryTask):
         place = f"{side}, cell {self.x[index]} of {self.length}"
         return f"step {self.t[index]}: {place}; cue {cue}; up {arms[0]}, down {arms[1]}"
 
+    def view(self, index: int) -> str:
+        place = "junction or arm" if self.x[index] == self.length else "corridor"
+        if self.detour and self.x[index] == -self.detour:
+            place = "the cue's cell"
+        cue = {1: "up", -1: "down", 0: "-"}[int(self.goal[index] * self.cue_now[index])]
+        return f"step {self.t[index]}: {place}; cue {cue}"
+
 
 class TMaze(PassiveTMaze):
     """
@@ -156,6 +165,7 @@ class TMaze(PassiveTMaze):
     v0: first version.
     """
 
+    summary = "fetch the cue from behind the start, then remember it down the corridor"
     detour = 1
     levels = tuple(Level(f"length{n}", {"length": n}, 1.0, -1 + 0.25 / n, 0.5) for n in (10, 50, 100, 250, 500))
 
