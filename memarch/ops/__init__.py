@@ -19,6 +19,8 @@ from ._miras_rule import (
     MirasRule,
 )
 from ._miras_state import MirasState
+from .attention_mass import attention_mass, attention_mass_reference
+from .cache_rewrite import cache_add, cache_add_reference, cache_gather, cache_gather_reference
 from .chunk_attention import chunk_attention, chunk_attention_reference
 from .miras import miras_memory, miras_memory_reference
 from .miras_step import decoding_state, miras_step, miras_step_reference
@@ -41,6 +43,12 @@ __all__ = [
     "ChunkAttentionWeights",
     "MirasRule",
     "MirasState",
+    "attention_mass",
+    "attention_mass_reference",
+    "cache_add",
+    "cache_add_reference",
+    "cache_gather",
+    "cache_gather_reference",
     "chunk_attention",
     "chunk_attention_reference",
     "decoding_state",
