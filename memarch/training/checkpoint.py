@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memarch.data import Tokenizer
 from memarch.data.tokenizer import TOKENIZER_FILE
@@ -75,6 +75,30 @@ def save_checkpoint(
     Raises:
         OSError: a full disk or an unwritable directory; the earlier checkpoints and `latest` are intact, and named.
     """
+
+    def fill(directory: Path) -> None:
+        save_model(directory, model, tokenizer)
+        writers: dict[str, Writer] = {
+            OPTIMIZER_FILE: tensors_writer({**optimizer_tensors(model, optimizer), **_random_tensors()}),
+            TRAINER_FILE: json_writer({"step": step, **progress}),
+        }
+        write_files(directory, writers)
+
+    return publish(run_dir, step, fill, keep=keep)
+
+
+def publish(run_dir: Path, step: int, fill: Callable[[Path], None], *, keep: int = 2) -> Path:
+    """Let `fill` write a directory, name it `run_dir`/step-NNNNNN once it is whole, and point `latest` at it.
+
+    Args:
+        run_dir: directory of the run.
+        step: steps done, the checkpoint's name.
+        fill: writes all files of a checkpoint into the directory it is given.
+        keep: checkpoints to keep, at least 1.
+
+    Raises:
+        OSError: a full disk or an unwritable directory; the earlier checkpoints and `latest` are intact, and named.
+    """
     final = run_dir / f"step-{step:06d}"
     staging = run_dir / f".{final.name}.tmp"
     aside = run_dir / f".{final.name}.old"
@@ -82,12 +106,7 @@ def save_checkpoint(
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
         staging.mkdir(parents=True)
-        save_model(staging, model, tokenizer)
-        writers: dict[str, Writer] = {
-            OPTIMIZER_FILE: tensors_writer({**_optimizer_tensors(model, optimizer), **_random_tensors()}),
-            TRAINER_FILE: json_writer({"step": step, **progress}),
-        }
-        write_files(staging, writers)
+        fill(staging)
         if final.exists():
             os.replace(final, aside)
         os.replace(staging, final)
@@ -120,6 +139,33 @@ def load_training_state(
     path = directory / OPTIMIZER_FILE
     tensors = read_tensors(path)
     random = {name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")}
+    restore_optimizer(path, tensors, model, optimizer)
+    if "random/cpu" not in random:
+        raise ValueError(f"{path} has no random state (random/cpu): use an earlier checkpoint")
+    torch.set_rng_state(random["random/cpu"])
+    if "random/cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["random/cuda"])
+    return progress
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What Adam or AdamW remembers of each parameter, by moment and the parameter's name."""
+    return {
+        f"{moment}/{name}": optimizer.state[parameter][moment]
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for moment in _MOMENTS
+    }
+
+
+def restore_optimizer(
+    path: Path, tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put back what `optimizer_tensors` returned, read from `path`; nothing means an optimiser without steps.
+
+    Raises:
+        ValueError: the tensors belong to another model.
+    """
     named = dict(model.named_parameters())
     expected: dict[str, Tensor] = {}
     if tensors:
@@ -127,17 +173,11 @@ def load_training_state(
             for moment in _MOMENTS:
                 expected[f"{moment}/{name}"] = torch.tensor(0.0) if moment == "step" else parameter
     check_tensors(path, tensors, expected)
-    if "random/cpu" not in random:
-        raise ValueError(f"{path} has no random state (random/cpu): use an earlier checkpoint")
     for name, parameter in named.items() if tensors else ():
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}
         optimizer.state[parameter] = {
             key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
         }
-    torch.set_rng_state(random["random/cpu"])
-    if "random/cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["random/cuda"])
-    return progress
 
 
 def latest_checkpoint(run_dir: str | Path) -> Path:
@@ -173,15 +213,6 @@ def resolve_checkpoint(path: str | Path) -> Path:
 def _checkpoints(run_dir: Path) -> list[Path]:
     found = [path for path in run_dir.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def _optimizer_tensors(model: MemoryLMForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{moment}/{name}": optimizer.state[parameter][moment]
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for moment in _MOMENTS
-    }
 
 
 def _random_tensors() -> dict[str, Tensor]:

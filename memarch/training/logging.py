@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from .csv_rows import append_row, open_rows
 from .evaluation import Evaluation
 
 STEPS_FILE, EVALUATIONS_FILE = "steps.csv", "evaluations.csv"
@@ -65,16 +65,16 @@ class CSVLogger(TrainerCallback):
         self.directory.mkdir(parents=True, exist_ok=True)
         steps = [field.name for field in fields(StepReport)]
         evaluations = ["step", *(field.name for field in fields(Evaluation))]
-        self._steps = _open_csv(self.directory / STEPS_FILE, steps, step)
-        self._evaluations = _open_csv(self.directory / EVALUATIONS_FILE, evaluations, step)
+        self._steps = open_rows(self.directory / STEPS_FILE, steps, step)
+        self._evaluations = open_rows(self.directory / EVALUATIONS_FILE, evaluations, step)
 
     def on_step(self, report: StepReport) -> None:
         """Append a row to steps.csv."""
-        _append(self._steps, asdict(report))
+        append_row(self._steps, asdict(report))
 
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Append a row to evaluations.csv."""
-        _append(self._evaluations, {"step": step, **asdict(evaluation)})
+        append_row(self._evaluations, {"step": step, **asdict(evaluation)})
 
 
 class TensorBoardLogger(TrainerCallback):
@@ -108,20 +108,3 @@ class TensorBoardLogger(TrainerCallback):
     def on_end(self) -> None:
         """Close the event file."""
         self._writer.close()
-
-
-def _open_csv(path: Path, header: list[str], last_step: int) -> Path:
-    rows: list[dict[str, str]] = []
-    if last_step and path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def _append(path: Path, row: dict[str, object]) -> None:
-    with path.open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerow(row.values())
