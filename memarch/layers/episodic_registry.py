@@ -27,6 +27,7 @@ def build_episodic_memory(
     num_chunks: int = 32,
     window_tokens: int = 32,
     reset_memory: Literal["episode", "never"] = "episode",
+    gradient_window: bool = False,
 ) -> nn.Module:
     """A layer from x `[B, T, d_model]` and reset `[B, T]` to y `[B, T, d_model]`.
 
@@ -35,7 +36,7 @@ def build_episodic_memory(
         d_model: width of the input and output.
         num_heads: heads ("gru", "lstm" and "trace" have none).
         chunk_size: steps of a chunk, of "hcam" and of Miras points.
-        top_k, num_chunks, reset_memory: of "hcam".
+        top_k, num_chunks, reset_memory, gradient_window: of "hcam".
         window_tokens: steps seen by the attention of "hcam" and "gtrxl".
 
     Raises:
@@ -50,6 +51,7 @@ def build_episodic_memory(
             num_chunks=num_chunks,
             local_window=window_tokens,
             reset_memory=reset_memory,
+            gradient_window=gradient_window,
         )
     if name == "gtrxl":
         return GTrXL(d_model, num_heads, window_tokens=window_tokens)
