@@ -24,8 +24,8 @@ demo: $(DEMO) ## train a small memory model on English text, show samples and a 
 	@$(VENV)/bin/memarch demo
 
 test: lint ## everything CI runs: lint, types, import rules, tests
-	@echo "== pytest"
-	@$(PY) -m pytest
+	@echo "== pytest (two processes, each test file in one of them)"
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(FULL) ## ruff, mypy and import-linter
 	@echo "== ruff check"
