@@ -1,4 +1,4 @@
-"""`memarch memory verify | repair`: whether a memory is sound, and mending what is not without losing anything."""
+"""`memarch memory verify | repair | change-key`: whether a memory is sound, mending what is not, another passphrase."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from . import _memory_show as show
-from ._memory_open import NOTHING, JsonOption, PathOption, UserOption, VectorsOption, opened
+from ._memory_open import (
+    NOTHING,
+    JsonOption,
+    KeyFileOption,
+    NewKeyFileOption,
+    PathOption,
+    UserOption,
+    VectorsOption,
+    opened,
+    read_key,
+)
 
 
 def verify(
@@ -16,13 +26,14 @@ def verify(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare records, vectors and index; changes nothing. Exit code 1 if something is wrong.
 
     In a pipe, a line a problem, between tabs: kind, whether `repair` can mend it, what it is.
     """
-    with opened(path, user, vectors) as memory:
+    with opened(path, user, vectors, key_file=key_file) as memory:
         report = memory.verify(deep=not quick)
     checked = ", ".join(show.count_of(count, name.rstrip("s")) for name, count in report.num_checked.items())
     if as_json:
@@ -41,13 +52,17 @@ def verify(
 
 
 def repair(
-    path: PathOption = None, user: UserOption = "default", vectors: VectorsOption = None, as_json: JsonOption = False
+    path: PathOption = None,
+    user: UserOption = "default",
+    vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Mend what can be mended without losing anything. Exit code 1 if something is still wrong.
 
     In a pipe, a line a problem, between tabs: kind, "mended" or "left", what it is.
     """
-    with opened(path, user, vectors, mode="write") as memory:
+    with opened(path, user, vectors, key_file=key_file, mode="write") as memory:
         mended = memory.repair().problems
         left = memory.verify().problems
     if as_json:
@@ -59,3 +74,22 @@ def repair(
         show.emit("nothing to mend")
     if left:
         raise typer.Exit(NOTHING)
+
+
+def change_key(
+    new_key_file: NewKeyFileOption = None,
+    path: PathOption = None,
+    user: UserOption = "default",
+    key_file: KeyFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Encrypt a memory, which is encrypted already, with another passphrase. `migrate` encrypts one that is not."""
+    with opened(path, user, None, key_file=key_file, mode="write") as memory:
+        key = read_key(new_key_file, variable="MEMARCH_NEW_KEY")
+        if key is None:
+            raise ValueError("expected the new passphrase in --new-key-file FILE or MEMARCH_NEW_KEY; got neither")
+        memory.change_key(key)
+    if as_json:
+        show.emit_json({"user": user, "changed": True})
+    else:
+        show.emit(f"the memory of {show.one_line(user)} has the new passphrase")

@@ -13,11 +13,14 @@ from ._memory_open import (
     NOTHING,
     EmbedderOption,
     JsonOption,
+    KeyFileOption,
+    NewKeyFileOption,
     PathOption,
     UserOption,
     VectorsOption,
     locate,
     opened,
+    read_key,
     shown,
     use_embedder,
     utf8,
@@ -51,11 +54,12 @@ def add(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     embedder: EmbedderOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Store a turn. It is durable when the command ends; its vector is made by the next search."""
-    with opened(path, user, vectors, mode="create") as memory:
+    with opened(path, user, vectors, key_file=key_file, mode="create") as memory:
         said = parse_time("--time", time)
         turn = memory.add(role, read_stdin() if text == "-" else text, session=session, time=said, source_id=source_id)
         if embedder is not None:
@@ -87,6 +91,7 @@ def import_(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     embedder: EmbedderOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -97,7 +102,7 @@ def import_(
     from memarch.dialogue.errors import EmbedderError
     from memarch.dialogue.formats import as_jsonl, guess_format, parse_lines, parse_locomo
 
-    with opened(path, user, vectors, mode="create") as memory:
+    with opened(path, user, vectors, key_file=key_file, mode="create") as memory:
         text, name = read_text(file)
         kind = Format(guess_format(text)) if file_format is Format.auto else file_format
         for option, given, fitting in (
@@ -146,12 +151,13 @@ def export(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write everything to a file of JSON lines: turns, pins, summaries, receipts."""
     from memarch.dialogue.transfer import export_lines
 
-    with opened(path, user, vectors) as memory:
+    with opened(path, user, vectors, key_file=key_file) as memory:
         if str(file) == "-":
             show.emit_lines(export_lines(memory.store, vectors=with_vectors))
             return
@@ -168,16 +174,22 @@ def migrate(
     to_vectors: Annotated[
         str | None, typer.Option("--to-vectors", metavar="URI", help="A Milvus that shall serve the vectors there.")
     ] = None,
+    new_key_file: NewKeyFileOption = None,
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a memory to another place and compare the two; the old one stays. Repeat it to go on after a break."""
-    with opened(path, user, vectors, mode="write") as memory:
+    """Copy a memory to another place and compare the two; the old one stays. Repeat it to go on after a break.
+
+    With a new passphrase the copy is encrypted with that; the copy of an encrypted memory otherwise keeps its own.
+    """
+    with opened(path, user, vectors, key_file=key_file, mode="write") as memory:
         target = locate(to, option="--to")
+        key = read_key(new_key_file, variable="MEMARCH_NEW_KEY")
         with show.bar("moving") as progress:
-            report = memory.migrate(target, vectors=to_vectors, progress=progress)
+            report = memory.migrate(target, vectors=to_vectors, key=key, progress=progress)
         old = shown(memory.store.location)
     if as_json:
         show.emit_json(show.plain(report) | {"to": shown(target)})

@@ -58,6 +58,25 @@ EmbedderOption = Annotated[
         help='A sentence-transformers model, or "none" to search by words alone; remembered; default: MiniLM.',
     ),
 ]
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        metavar="FILE",
+        envvar="MEMARCH_KEY_FILE",
+        help="Holds the passphrase of an encrypted memory; a new one is encrypted with it. "
+        "Or put the passphrase itself into the environment variable MEMARCH_KEY.",
+    ),
+]
+NewKeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--new-key-file",
+        metavar="FILE",
+        envvar="MEMARCH_NEW_KEY_FILE",
+        help="Holds the new passphrase; or put it into the environment variable MEMARCH_NEW_KEY.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -93,6 +112,22 @@ def shown(location: str) -> str:
     return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", location)
 
 
+def read_key(file: Path | None, *, variable: str = "MEMARCH_KEY") -> str | None:
+    """The passphrase in a file, without the end of its line, or else in an environment variable; None for neither.
+
+    Never on the command line, which other users see. ValueError for a file that is no line of text.
+    """
+    if file is None:
+        return os.environ.get(variable) or None
+    try:
+        key = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected a passphrase in UTF-8 in {file}; got other bytes") from error
+    if not key or "\n" in key:
+        raise ValueError(f"expected one line with a passphrase in {file}; got {len(key.splitlines())}")
+    return key
+
+
 @contextmanager
 def failing() -> Iterator[None]:
     """Expected errors of a command as one line and an exit code; anything else is a bug and keeps its traceback."""
@@ -107,30 +142,35 @@ def failing() -> Iterator[None]:
 
 @contextmanager
 def opened(
-    path: str | None, user: str, vectors: str | None, *, mode: Literal["read", "search", "write", "create"] = "read"
+    path: str | None,
+    user: str,
+    vectors: str | None,
+    *,
+    mode: Literal["read", "search", "write", "create"] = "read",
+    key_file: Path | None = None,
 ) -> Iterator[DialogueMemory]:
     """A user's memory for one command, without an embedder, see `use_embedder`.
 
     mode: "read" goes beside a process that writes; "search" writes if it may, so that what has no vector gets one, and
     reads otherwise; "write" is for what exists; "create" also makes a new one. Without a memory the others leave with
-    exit code 1 and say who has one.
+    exit code 1 and say who has one. key_file: see `read_key`.
     """
     from memarch.dialogue.errors import StoreLocked, StoreUnavailable
     from memarch.dialogue.memory import DialogueMemory
     from memarch.dialogue.stores import has_memory, users
 
     def enter(*, read_only: bool) -> DialogueMemory:
-        return DialogueMemory(location, user=user, embedder="none", vectors=vectors, read_only=read_only)
+        return DialogueMemory(location, user=user, embedder="none", vectors=vectors, read_only=read_only, key=key)
 
     with failing():
-        location = locate(path)
+        location, key = locate(path), read_key(key_file)
         if mode != "create" and not has_memory(location, user):
-            _nothing_there(location, user)
+            _nothing_there(location, user, key)
         try:
             memory = enter(read_only=mode == "read")
         except (StoreLocked, StoreUnavailable) as error:
             if mode == "read" and "://" in location and user not in users(location):
-                _nothing_there(location, user)  # a server is asked by opening
+                _nothing_there(location, user, key)  # a server is asked by opening
             if mode != "search":
                 raise
             try:
@@ -139,7 +179,7 @@ def opened(
                 raise error from None
         with memory:
             if mode != "create" and memory.store.last_turn() == 0:
-                _nothing_there(location, user)
+                _nothing_there(location, user, key)
             yield memory
 
 
@@ -157,10 +197,10 @@ def use_embedder(memory: DialogueMemory, embedder: str | None, *, remember_none:
     memory.store.put_setting(EMBEDDER_SETTING, embedder)
 
 
-def _nothing_there(location: str, user: str) -> NoReturn:
+def _nothing_there(location: str, user: str, key: str | None) -> NoReturn:
     from memarch.dialogue.stores import users
 
-    others = [repr(name) for name in users(location) if name != user]
+    others = [repr(name) for name in users(location, key=key) if name != user]
     listed = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
     hint = f"there are {listed} (--user)" if others else "store something with `memarch memory add`"
     fail(f"user {user!r} has no memory in {shown(location)}: {hint}", NOTHING)

@@ -13,6 +13,7 @@ from ._memory_open import (
     NOTHING,
     EmbedderOption,
     JsonOption,
+    KeyFileOption,
     PathOption,
     UserOption,
     VectorsOption,
@@ -35,6 +36,7 @@ def search(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     embedder: EmbedderOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,7 +46,7 @@ def search(
     """
     from memarch.dialogue.errors import EmbedderError
 
-    with opened(path, user, vectors, mode="search") as memory:
+    with opened(path, user, vectors, key_file=key_file, mode="search") as memory:
         use_embedder(memory, embedder, remember_none=False)
         if query == "-":
             query = read_stdin()
@@ -89,13 +91,17 @@ def _hits_table(hits: list[Hit]) -> Any:
 
 
 def sessions(
-    path: PathOption = None, user: UserOption = "default", vectors: VectorsOption = None, as_json: JsonOption = False
+    path: PathOption = None,
+    user: UserOption = "default",
+    vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the sessions, oldest first.
 
     In a pipe, a line a session, between tabs: session, number of turns, first and last turn, begin, end.
     """
-    with opened(path, user, vectors) as memory:
+    with opened(path, user, vectors, key_file=key_file) as memory:
         found = memory.sessions()
     if as_json:
         show.emit_json({"sessions": found})
@@ -109,10 +115,14 @@ def sessions(
 
 
 def stats(
-    path: PathOption = None, user: UserOption = "default", vectors: VectorsOption = None, as_json: JsonOption = False
+    path: PathOption = None,
+    user: UserOption = "default",
+    vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print how much there is: turns, chunks, vectors, summaries, bytes on disk."""
-    with opened(path, user, vectors) as memory:
+    with opened(path, user, vectors, key_file=key_file) as memory:
         found = memory.stats()
         location = shown(found.location)
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import _memory_show as show
-from ._memory_open import NOTHING, JsonOption, PathOption, UserOption, VectorsOption, opened, shown, utf8
+from ._memory_open import NOTHING, JsonOption, KeyFileOption, PathOption, UserOption, VectorsOption, opened, shown, utf8
 from ._memory_texts import confirm, parse_time
 from .errors import USAGE, fail
 
@@ -46,6 +46,7 @@ def forget(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put turns away so that no search finds them; `restore` brings them back. For good: `erase`.
@@ -55,7 +56,7 @@ def forget(
     """
     from memarch.dialogue.salience import DEFAULT_POLICY, ForgettingPolicy
 
-    with opened(path, user, vectors, mode="write") as memory:
+    with opened(path, user, vectors, key_file=key_file, mode="write") as memory:
         chosen: dict[str, Any] = _selectors(turn=turn, source_id=source_id, session=session, before=before)
         if chosen and (fraction is not None or min_age is not None):
             raise ValueError("--fraction and --min-age choose by salience: give them or a selector, not both")
@@ -84,10 +85,11 @@ def restore(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring back what was forgotten: what a selector names, or everything."""
-    with opened(path, user, vectors, mode="write") as memory:
+    with opened(path, user, vectors, key_file=key_file, mode="write") as memory:
         report = memory.restore(**_selectors(turn=turn, source_id=source_id, session=session, before=before))
     if as_json:
         show.emit_json(report)
@@ -110,13 +112,14 @@ def erase(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Delete turns for good: text, vectors and summaries of them, from the files too. Prints a receipt.
 
     Selectors are combined: `--session 3 --before 2026-01-31` erases what both name.
     """
-    with opened(path, user, vectors, mode="write") as memory:
+    with opened(path, user, vectors, key_file=key_file, mode="write") as memory:
         chosen = _selectors(turn=turn, source_id=source_id, session=session, before=before)
         if bool(chosen) == everything:
             fail("erase needs --turn, --source-id, --session or --before, or else --all for everything", USAGE)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from ._memory_health import repair, verify
+from ._memory_health import change_key, repair, verify
 from ._memory_move import add, export, import_, migrate
 from ._memory_read import search, sessions, stats, where
 from ._memory_remove import erase, forget, restore
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "repair": repair,
     "migrate": migrate,
+    "change-key": change_key,
     "path": where,
 }
 for name, command in COMMANDS.items():

@@ -38,6 +38,7 @@ class MemoryCore:
         summarizer: Summarizer | None,
         policy: ForgettingPolicy | None,
         weights: RankingWeights | None,
+        summary_every_turns: int,
         read_only: bool,
     ) -> None:
         self.store, self.embedder, self.policy, self.read_only = store, embedder, policy, read_only
@@ -46,7 +47,7 @@ class MemoryCore:
         self._weights = weights
         self._retrieved: dict[int, set[int]] = {}
         self._reported = ""
-        self._compact = CompactMemory(store, summarizer or ExtractiveSummarizer())
+        self._compact = CompactMemory(store, summarizer or ExtractiveSummarizer(), every_turns=summary_every_turns)
         self._fill_ranker()
 
     @property

@@ -18,6 +18,7 @@ from .memory import DialogueMemory
 from .prompt import Message, Prompt
 from .records import ForgetReport, Hit, Receipt, Session, Stats, Turn, VerifyReport
 from .salience import ForgettingPolicy
+from .stores import Key
 from .tokens import TokenCounter, estimate_tokens
 from .transfer import ImportReport, MigrationReport
 
@@ -49,11 +50,12 @@ class AsyncDialogueMemory:
         user: str = "default",
         embedder: str | Path | Embedder | None = DEFAULT_EMBEDDER,
         read_only: bool = False,
+        key: Key | None = None,
         make: Callable[[], DialogueMemory] | None = None,
     ) -> AsyncDialogueMemory:
         """Open a memory; for other options give `make`, which is called on the memory's thread."""
         if make is None:
-            make = partial(DialogueMemory, location, user=user, embedder=embedder, read_only=read_only)
+            make = partial(DialogueMemory, location, user=user, embedder=embedder, read_only=read_only, key=key)
         executor = ThreadPoolExecutor(1, thread_name_prefix="memarch-memory")
         opening = executor.submit(make)
         try:
@@ -207,10 +209,19 @@ class AsyncDialogueMemory:
         return await self._run(self.memory.import_, source, revive=revive, label=label)
 
     async def migrate(
-        self, to: str | Path, *, vectors: str | None = None, progress: Progress | None = None
+        self,
+        to: str | Path,
+        *,
+        vectors: str | None = None,
+        key: Key | None = None,
+        progress: Progress | None = None,
     ) -> MigrationReport:
         """`DialogueMemory.migrate`. `progress` is called on the memory's thread."""
-        return await self._run(self.memory.migrate, to, vectors=vectors, progress=progress)
+        return await self._run(self.memory.migrate, to, vectors=vectors, key=key, progress=progress)
+
+    async def change_key(self, key: Key) -> None:
+        """`DialogueMemory.change_key`."""
+        await self._run(self.memory.change_key, key)
 
     async def verify(self, *, deep: bool = True) -> VerifyReport:
         """`DialogueMemory.verify`."""

@@ -17,6 +17,10 @@ class StoreUnavailable(DialogueError):
     """The store cannot be opened or written: read-only, disk full, server down, newer schema, missing package."""
 
 
+class WrongKey(StoreUnavailable):
+    """The memory is encrypted with another key, needs one, or is not encrypted at all."""
+
+
 class MigrationError(DialogueError):
     """A schema upgrade or a move to another store did not finish; the source is as it was."""
 

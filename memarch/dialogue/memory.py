@@ -24,7 +24,8 @@ from .prompt import Message, Prompt, compose
 from .ranking import RankingWeights
 from .records import Hit, Session, Stats, Turn, VerifyReport
 from .salience import DEFAULT_POLICY, ForgettingPolicy
-from .stores import open_store
+from .stores import Key, is_server, open_store
+from .stores.sqlite import SQLiteStore
 from .tokens import TokenCounter, estimate_tokens
 from .transfer import ImportReport, MigrationReport, export_jsonl, import_jsonl, migrate
 
@@ -44,10 +45,14 @@ class DialogueMemory(MemoryRetention):
         summarizer: writes Compact Memory; None picks sentences without any model.
         policy: when and what to forget, by itself, every so many turns; None never does.
         weights: numbers of the ranking.
+        summary_every_turns: the stretch of turns that is still open is summarised again only after so many new ones;
+            1 keeps Compact Memory exact, more saves calls of a summarizer that takes seconds.
         read_only: beside another process that writes.
+        key: encrypts a new memory in a directory and opens an encrypted one: a passphrase, or 32 random bytes. Nothing
+            opens it again without. Names of users stay readable as names of directories.
 
     Raises:
-        StoreLocked, StoreUnavailable, StoreCorrupt: the message says what to do. ValueError: a bad argument.
+        StoreLocked, StoreUnavailable, StoreCorrupt, WrongKey: the message says what to do. ValueError: a bad argument.
     """
 
     def __init__(
@@ -60,12 +65,15 @@ class DialogueMemory(MemoryRetention):
         summarizer: Summarizer | None = None,
         policy: ForgettingPolicy | None = DEFAULT_POLICY,
         weights: RankingWeights | None = None,
+        summary_every_turns: int = 1,
         read_only: bool = False,
+        key: Key | None = None,
     ) -> None:
         resolved = open_embedder(embedder)
-        store = open_store(str(location), user=user, vectors=vectors, read_only=read_only)
+        self._key = key
+        store = open_store(str(location), user=user, vectors=vectors, read_only=read_only, key=key)
         try:
-            super().__init__(store, resolved, summarizer, policy, weights, read_only)
+            super().__init__(store, resolved, summarizer, policy, weights, summary_every_turns, read_only)
         except BaseException:
             store.close()
             raise
@@ -260,23 +268,47 @@ class DialogueMemory(MemoryRetention):
             return import_jsonl(self.store, source, revive=revive, label=label)
 
     def migrate(
-        self, to: str | Path, *, vectors: str | None = None, progress: Progress | None = None
+        self,
+        to: str | Path,
+        *,
+        vectors: str | None = None,
+        key: Key | None = None,
+        progress: Progress | None = None,
     ) -> MigrationReport:
         """Copy this memory to another location, as the same user, and compare both; this one stays as it is.
 
-        to, vectors: as `location` and `vectors` of a memory. The same call goes on with a move that was interrupted.
-        Raises: MigrationError if the target holds something else or differs; ValueError if it is this memory's own.
+        to, vectors: as `location` and `vectors` of a memory. key: of the copy, so that a plain memory is encrypted;
+        None takes this memory's own. The same call goes on with a move that was interrupted.
+        Raises: MigrationError if the target holds something else or differs; ValueError if it is this memory's own, or
+        if an encrypted memory would be copied to where it cannot be.
         """
         with self._lock:
             self._writable()
             if str(to) == self.store.location or Path(to).resolve() == Path(self.store.location).resolve():
                 raise ValueError(f"expected another location than this memory's own; got {to}")
+            if self._key is not None and (vectors is not None or is_server(to)):
+                raise ValueError(
+                    "an encrypted memory is copied to a directory only, without vectors=: to move it to a server, "
+                    "export it and import the file there"
+                )
             self._flush_retrieved()
-            target = open_store(str(to), user=self.user, vectors=vectors)
+            target = open_store(str(to), user=self.user, vectors=vectors, key=self._key if key is None else key)
             try:
                 return migrate(self.store, target, progress=progress)
             finally:
                 target.close()
+
+    def change_key(self, key: Key) -> None:
+        """Encrypt this memory, which has a key already, with another one; `migrate` encrypts a plain one.
+
+        Raises: ValueError for a plain memory; StoreLocked while another process reads: the old key is then in force.
+        """
+        with self._lock:
+            self._writable()
+            if not isinstance(self.store, SQLiteStore):
+                raise ValueError(f"expected a memory in a directory; {self.store.location} takes no key")
+            self.store.change_key(key)
+            self._key = key
 
     # Health.
 

@@ -11,7 +11,7 @@ from ._memory_shell import DIALOGUE, Shell
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """A temporary home without a memory; the models are fakes."""
-    for name in ("MEMARCH_MEMORY", "XDG_DATA_HOME"):
+    for name in ("MEMARCH_MEMORY", "MEMARCH_KEY", "MEMARCH_KEY_FILE", "MEMARCH_NEW_KEY", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("memarch.dialogue.embedders.SentenceTransformerEmbedder", FakeEmbedder)

@@ -8,10 +8,12 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from memarch.dialogue.errors import DialogueError, StoreCorrupt, StoreLocked, StoreUnavailable
+
+from ._sqlite_key import Key, change_key, check_fits, check_key, sqlcipher, sqlite_errors, unlock
 
 BUSY_TIMEOUT_SECONDS = 5.0
 _WAL_LIMIT_BYTES = 16 * 2**20
@@ -22,25 +24,34 @@ class Database:
     """One connection; `lock` is held by whoever uses it.
 
     WAL with synchronous=FULL: what is committed survives kill -9 and power loss. secure_delete overwrites freed cells.
-    Raises: StoreCorrupt, StoreLocked or StoreUnavailable, never a bare sqlite3 error for what the outside world did.
+    key: encrypts all files of the database, see `_sqlite_key`.
+    Raises: StoreCorrupt, StoreLocked, StoreUnavailable or WrongKey, never a bare sqlite3 error for what the outside
+    world did.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path, self.read_only = path, read_only
+    def __init__(self, path: Path, *, read_only: bool = False, key: Key | None = None) -> None:
+        self.path, self.read_only, self.encrypted = path, read_only, key is not None
         self.lock = threading.RLock()
         self._closed = False
+        if key is not None:
+            check_key(key)
+        check_fits(path, has_key=self.encrypted)
         with self.translated():
-            self._connection = _connect(path, read_only=read_only)
+            self._connection = _connect(path, read_only=read_only, key=key)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
         """Turn SQLite's errors into ours."""
         try:
             yield
-        except sqlite3.Error as error:
-            if (ours := _translate(error, self.path)) is None:
+        except sqlite_errors() as error:
+            if (ours := _translate(error, self.path, encrypted=self.encrypted)) is None:
                 raise
             raise ours from error
+        except MemoryError as error:
+            if not self.encrypted:
+                raise
+            raise corrupt(self.path, "a page cannot be decrypted, or memory is short") from error
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -109,6 +120,14 @@ class Database:
             self.connection.execute("VACUUM")
             self._truncate_wal()
 
+    def change_key(self, key: Key) -> None:
+        """Encrypt the file with another key; nothing under the old one is left on return. Expects an encrypted one."""
+        check_key(key)
+        with self.lock, self.translated():
+            self._truncate_wal()  # before anything changes: a reader would keep the old pages in the log
+            change_key(self.connection, key)
+            self._truncate_wal()
+
     def _truncate_wal(self) -> None:
         busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
@@ -125,10 +144,10 @@ class Database:
                 self._connection.close()
 
 
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def _connect(path: Path, *, read_only: bool, key: Key | None) -> sqlite3.Connection:
     name = f"file:{quote(str(path.absolute()))}"
     if not read_only:
-        connection = _open(f"{name}?mode=rwc")
+        connection = _open(f"{name}?mode=rwc", path, key)
         connection.execute("PRAGMA page_size = 8192")  # five vectors of 384 on a page instead of two on half of it
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             connection.close()
@@ -139,27 +158,38 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
         return connection
     try:
-        connection = _open(f"{name}?mode=ro")
+        connection = _open(f"{name}?mode=ro", path, key)
         connection.execute("PRAGMA schema_version")
-    except sqlite3.OperationalError:
+    except sqlite_errors() as error:
         # Reading beside a writer needs a file beside the database. On read-only media there is no writer either.
-        if Path(f"{path}-wal").exists():
+        if type(error).__name__ != "OperationalError" or Path(f"{path}-wal").exists():
             raise
-        connection = _open(f"{name}?mode=ro&immutable=1")
+        connection = _open(f"{name}?mode=ro&immutable=1", path, key)
     return connection
 
 
-def _open(uri: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+def _open(uri: str, path: Path, key: Key | None) -> sqlite3.Connection:
+    driver = sqlite3 if key is None else sqlcipher()
+    connection = cast(
+        sqlite3.Connection,
+        driver.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False),
     )
-    connection.execute("PRAGMA cache_size = -8000")
+    try:
+        if key is not None:
+            unlock(connection, key, path)
+            connection.execute("PRAGMA temp_store = MEMORY")  # sorting and VACUUM write nothing beside the file
+        connection.execute("PRAGMA cache_size = -8000")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def _translate(error: sqlite3.Error, path: Path) -> DialogueError | None:
+def _translate(error: Exception, path: Path, *, encrypted: bool) -> DialogueError | None:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    # SQLCipher has no code of its own for a page of which the checksum is wrong.
+    bad_page = encrypted and str(error) == "SQL logic error"
+    if bad_page or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return corrupt(path, str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreLocked(f"{path} is locked by another program ({error}): close it there and try again")

@@ -11,6 +11,8 @@ import sqlite3
 
 from memarch.dialogue.errors import MigrationError, StoreUnavailable
 
+from ._sqlite_key import sqlite_errors
+
 APPLICATION_ID = 0x4D654D61  # "MeMa"
 
 _CREATE = (
@@ -74,7 +76,7 @@ def migrate(connection: sqlite3.Connection, *, path: str, read_only: bool = Fals
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {step + 1}")
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except sqlite_errors() as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise MigrationError(

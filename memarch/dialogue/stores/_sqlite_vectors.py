@@ -41,11 +41,15 @@ OpenIndex = Callable[[str, int], RemoteIndex]
 
 
 class Vectors:
-    """The vectors of one SQLite memory. open_index: a remote index instead of FAISS."""
+    """The vectors of one SQLite memory. open_index: a remote index instead of FAISS.
+
+    Beside encrypted records the FAISS index is never saved, but made anew from them: vectors tell what was said.
+    """
 
     def __init__(self, db: Database, open_index: OpenIndex | None = None) -> None:
         self._db, self._open_index = db, open_index
         self.path = db.path.with_name(INDEX_FILE)
+        self._saved_at = None if db.encrypted else self.path
         self._index: VectorIndex | None = None
         self._stands_for: tuple[int, int] | None = None  # generation, model
 
@@ -294,9 +298,11 @@ class Vectors:
 
     def _load_faiss(self, generation: int, name: str, dim: int) -> FaissIndex:
         count = self._db.value(f"SELECT count(*) FROM chunks WHERE {_ALIVE}")
-        index = FaissIndex.load(self.path, dim=dim, model=name, generation=generation, count=count)
+        index = None
+        if self._saved_at is not None:
+            index = FaissIndex.load(self._saved_at, dim=dim, model=name, generation=generation, count=count)
         if index is None:
-            index = FaissIndex(dim, model=name, path=self.path)
+            index = FaissIndex(dim, model=name, path=self._saved_at)
             for chunks, vectors in self.alive():
                 index.add(chunks, vectors)
         return index

@@ -78,6 +78,9 @@ def _database_problems(db: Database) -> Iterator[Problem]:
         if message != "ok":
             indices_only = "missing from index" in message or "entries in index" in message
             yield Problem("integrity", message, repairable=indices_only)
+    if db.encrypted:  # every page carries a checksum that only the key can make
+        for (message,) in db.rows("PRAGMA cipher_integrity_check"):
+            yield Problem("integrity", message, repairable=False)
 
 
 def _record_problems(db: Database) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ def directory_name(user: str) -> str:
     characters all get their own. The real name is kept in the database. ValueError for an empty name.
     """
     check_user(user)
-    if _PLAIN.fullmatch(user) and not _RESERVED.fullmatch(user):
+    if _is_plain(user):
         return user
     readable = re.sub(r"[^a-z0-9_]+", "-", user.lower())[:32].strip("-")
     return f"{readable}.{hashlib.sha256(encode_text(user)).hexdigest()[:32]}"
@@ -28,3 +28,12 @@ def directory_name(user: str) -> str:
 def user_directory(location: str | Path, user: str) -> Path:
     """Where this user's files are below `location`."""
     return Path(location) / "users" / directory_name(user)
+
+
+def plain_name(directory: Path) -> str | None:
+    """The user whose directory this is, where its name tells; None where it has a hash."""
+    return directory.name if _is_plain(directory.name) else None
+
+
+def _is_plain(name: str) -> bool:
+    return bool(_PLAIN.fullmatch(name)) and not _RESERVED.fullmatch(name)

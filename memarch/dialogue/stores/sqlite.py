@@ -3,6 +3,9 @@
 <directory>/users/<name>/memory.db      records, vectors too (WAL, durable on return, deleted bytes overwritten)
 <directory>/users/<name>/vectors.faiss  saved index, rebuilt whenever it does not fit the records
 <directory>/users/<name>/writer.lock    held by the one process that writes; writer.pid names it
+
+With a key memory.db is encrypted by SQLCipher and there is no vectors.faiss. A plain user's name stays readable as the
+name of the directory.
 """
 
 from __future__ import annotations
@@ -12,20 +15,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from memarch.dialogue.errors import DialogueError, StoreLocked, StoreUnavailable
+from memarch.dialogue.errors import DialogueError, StoreLocked, StoreUnavailable, WrongKey
 from memarch.dialogue.records import Chunk, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
 
 from . import _sqlite_records as records
 from ._checks import check_chunks, check_name, check_user, decode_text, encode_text
 from ._sqlite_database import Database, corrupt, numbers_json
 from ._sqlite_erase import erase_everything, erase_turns, finish_erasure
+from ._sqlite_key import Key, check_key
 from ._sqlite_schema import migrate
 from ._sqlite_vectors import INDEX_FILE, OpenIndex, Vectors
 from ._sqlite_verify import DATABASE_FILE, find_problems, mend
-from ._user_names import directory_name, user_directory
+from ._user_names import directory_name, plain_name, user_directory
 from ._writer_lock import WriterLock
 from .base import Floats, Ids
-from .faiss_index import sync_directory, temporary
+from .faiss_index import erase_file, sync_directory, temporary
 
 _log = logging.getLogger(__name__)
 
@@ -35,20 +39,32 @@ class SQLiteStore:
 
     open_index: opens a remote index (Milvus) for a model's name and dimension; by default FAISS serves the vectors.
     read_only: opens beside a writer and sees what it committed. An empty memory leaves no files behind when closed.
+    key: encrypts a new memory and opens an encrypted one: a passphrase, or 32 random bytes.
 
-    Raises: ValueError for an empty user; StoreLocked while another process writes; StoreCorrupt for damaged records;
-    StoreUnavailable for a newer schema, missing files or permissions, a full disk.
+    Raises: ValueError for an empty user, or for a key that is none; StoreLocked while another process writes;
+    StoreCorrupt for damaged records; WrongKey; StoreUnavailable for a newer schema, missing files or permissions, a
+    full disk.
     """
 
     def __init__(
-        self, directory: str | Path, *, user: str, open_index: OpenIndex | None = None, read_only: bool = False
+        self,
+        directory: str | Path,
+        *,
+        user: str,
+        open_index: OpenIndex | None = None,
+        read_only: bool = False,
+        key: Key | None = None,
     ) -> None:
+        if key is not None:
+            check_key(key)
+            if open_index is not None:
+                raise ValueError("key= goes with vectors in memory: a vector server keeps them in the clear; drop one")
         self.user, self.location = check_user(user), str(directory)
         self._home = user_directory(directory, user)
         self._closed = False
         self._lock = None if read_only else _lock_home(self._home)
         try:
-            self._db = _open_database(self._home / DATABASE_FILE, user, read_only=read_only)
+            self._db = _open_database(self._home / DATABASE_FILE, user, read_only=read_only, key=key)
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
@@ -65,6 +81,8 @@ class SQLiteStore:
         """Finish what a crash interrupted. A reader or a full disk must not bar the door: `verify` tells, too."""
         try:
             temporary(self._vectors.path).unlink(missing_ok=True)
+            if self._db.encrypted:
+                erase_file(self._vectors.path)
             finish_erasure(self._db, self._vectors)
         except (OSError, StoreLocked, StoreUnavailable) as error:
             _log.warning("%s: an erasure is not finished yet, repair() tries again: %s", self._home, error)
@@ -194,6 +212,16 @@ class SQLiteStore:
         """See `Store.receipts`."""
         return records.read_receipts(self._db)
 
+    def change_key(self, key: Key) -> None:
+        """Encrypt with another key. StoreLocked, with the old key still in force, while somebody reads.
+
+        Raises: ValueError for a memory that is not encrypted.
+        """
+        self._db.require_writable()
+        if not self._db.encrypted:
+            raise ValueError(f"expected an encrypted memory; {self._home} is not: migrate(to=..., key=...) encrypts it")
+        self._db.change_key(key)
+
     def verify(self, *, deep: bool = True) -> list[Problem]:
         """See `Store.verify`."""
         return find_problems(self._db, self._vectors, deep=deep)
@@ -247,21 +275,35 @@ class SQLiteStore:
                         _remove_directory(self._home)
 
 
-def users(location: str | Path) -> list[str]:
-    """Names of the users with a memory below this directory, sorted. StoreCorrupt for a damaged one."""
+def users(location: str | Path, *, key: Key | None = None) -> list[str]:
+    """Names of the users with a memory below this directory, sorted.
+
+    One that cannot be read (damaged, or encrypted with another key) is listed by its directory, if that tells the name.
+    """
     found = []
     for path in sorted(Path(location).glob(f"users/*/{DATABASE_FILE}")):
-        db = Database(path, read_only=True)
         try:
-            if db.value("PRAGMA schema_version") == 0:
-                continue  # a writer is making it just now
-            with db.translated():
-                migrate(db.connection, path=str(path), read_only=True)
-            if _holds_anything(db):
-                found.append(decode_text(db.value("SELECT user FROM state")))
-        finally:
-            db.close()
+            name = _owner(path, key)
+        except DialogueError as error:
+            name = plain_name(path.parent)
+            if name is None or not isinstance(error, WrongKey):
+                _log.warning("%s: %s", path.parent.name if name is None else f"user {name!r}", error)
+        if name is not None:
+            found.append(name)
     return sorted(found)
+
+
+def _owner(path: Path, key: Key | None) -> str | None:
+    """Whose memory this database holds; None for an empty one."""
+    db = Database(path, read_only=True, key=key)
+    try:
+        if db.value("PRAGMA schema_version") == 0:
+            return None  # a writer is making it just now
+        with db.translated():
+            migrate(db.connection, path=str(path), read_only=True)
+        return decode_text(db.value("SELECT user FROM state")) if _holds_anything(db) else None
+    finally:
+        db.close()
 
 
 def _lock_home(home: Path) -> WriterLock:
@@ -272,13 +314,13 @@ def _lock_home(home: Path) -> WriterLock:
     return WriterLock(home)
 
 
-def _open_database(path: Path, user: str, *, read_only: bool) -> Database:
+def _open_database(path: Path, user: str, *, read_only: bool, key: Key | None) -> Database:
     if not path.exists():
         if read_only:
             raise StoreUnavailable(f"user {user!r} has no memory in {path.parent}: open it once for writing")
         if (path.parent / INDEX_FILE).exists() or Path(f"{path}-wal").exists():
             raise corrupt(path, "it is missing, but files that belong to it are there")
-    db = Database(path, read_only=read_only)
+    db = Database(path, read_only=read_only, key=key)
     try:
         with db.translated():
             migrated = migrate(db.connection, path=str(path), read_only=read_only)

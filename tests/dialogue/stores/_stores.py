@@ -5,12 +5,14 @@ To add one: a class with the methods of `World`, and a line in `WORLDS`.
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from memarch.dialogue.records import NewTurn, Summary
 from memarch.dialogue.stores import Store, open_store, users
+from memarch.dialogue.stores._sqlite_database import Database
 
 DIM = 13
 START = datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -46,6 +48,33 @@ class World:
         """Close what was opened."""
         for store in self.opened:
             store.close()
+
+
+class EncryptedWorld(World):
+    """Files encrypted with a key. They are searched as they are, and table by table with the key."""
+
+    key = bytes(range(32))
+
+    def open(self, user: str = "ada", *, read_only: bool = False) -> Store:
+        """Open a user's memory, again too."""
+        self.opened.append(open_store(self.location, user=user, read_only=read_only, key=self.key))
+        return self.opened[-1]
+
+    def users(self) -> list[str]:
+        """Users with a memory here."""
+        return users(self.location, key=self.key)
+
+    def files_with(self, needle: bytes) -> list[str]:
+        """Names of all files of the store that contain these bytes, and of tables."""
+        found = super().files_with(needle)
+        for path in self.directory.rglob("memory.db"):
+            db = Database(path, read_only=True, key=self.key)
+            for (table,) in db.rows("SELECT name FROM sqlite_schema WHERE type = 'table'"):
+                cells = [cell for row in db.rows(f"SELECT * FROM {table}") for cell in row]
+                held = [cell.encode() if isinstance(cell, str) else cell for cell in cells if not isinstance(cell, int)]
+                found += [f"{path.name}: {table}" for cell in held if cell is not None and needle in cell]
+            db.close()
+        return found
 
 
 class MilvusWorld(World):
@@ -89,6 +118,9 @@ WORLDS: dict[str, Callable[[Path], World]] = {
     "sqlite-milvus": MilvusWorld,
     "postgres-pgvector": PostgresWorld,
 }
+
+if find_spec("sqlcipher3"):  # not for every system
+    WORLDS["sqlite-encrypted"] = EncryptedWorld
 
 
 def new_turn(

@@ -217,11 +217,11 @@ def test_read_only_media_are_read_without_a_file_beside(world, home, monkeypatch
     filled(world)[0].close()
     opened, plain = [], _sqlite_database._open
 
-    def cannot_make_files(uri):
+    def cannot_make_files(uri, *rest):
         opened.append(uri)
         if "immutable" not in uri:
             raise sqlite3.OperationalError("unable to open database file")
-        return plain(uri)
+        return plain(uri, *rest)
 
     monkeypatch.setattr(_sqlite_database, "_open", cannot_make_files)
     assert len(list(world.open(read_only=True).turns())) == 6 and "immutable=1" in opened[-1]
