@@ -9,6 +9,7 @@ import typer
 import memarch
 
 from .demo import demo
+from .envs import envs
 from .generate import generate
 from .info import info
 from .many_values import ManyValuesCommand
@@ -25,6 +26,7 @@ train = typer.Typer(help="Train a model.", no_args_is_help=True)
 train.command("lm", cls=ManyValuesCommand)(train_lm)
 app.add_typer(train, name="train")
 app.add_typer(memory, name="memory")
+app.add_typer(envs, name="envs")
 app.command()(generate)
 app.command()(info)
 app.command()(demo)
