@@ -50,7 +50,7 @@ class PairedInference(MemoryTask):
     summary = "pairs that overlap are shown; link items that were never seen together"
     action_names = ("left", "right")
     levels = tuple(
-        Level(f"length{n}_distance{d}", {"chain_length": n, "distance": d}, 1.0, 0.5)
+        Level(f"length{n}_distance{d}", {"chain_length": n, "distance": d}, 1.0, 0.5, 0.5**4)
         for n in (3, 4, 5)
         for d in range(1, n)
     )
