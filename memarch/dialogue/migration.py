@@ -38,8 +38,8 @@ class MigrationReport:
 def migrate(source: Store, target: Store, *, progress: Callable[[int, int], None] | None = None) -> MigrationReport:
     """Copy turns, chunks, vectors, pins, marks, summaries and receipts; then compare both, turn by turn.
 
-    target: empty, or left half done by an earlier call with this source, which is then completed. Nothing may be added
-    to the source meanwhile. Receipts are kept as the setting "imported_receipts". Close and erase the source yourself,
+    target: empty, or left half done by an earlier call with this source, which is then completed; a finished copy is
+    only compared again. Nothing may be added to the source meanwhile. Receipts are kept as the setting "imported_receipts". Close and erase the source yourself,
     once you trust the copy.
 
     Raises: MigrationError if the target holds something else or the comparison fails; the source is as it was, and the
@@ -48,10 +48,13 @@ def migrate(source: Store, target: Store, *, progress: Callable[[int, int], None
     origin = json.dumps([source.location, source.user])
     marker = target.get_setting(MOVING)
     if marker is None and target.last_turn():
-        raise MigrationError(
-            f"expected an empty memory to move to; {target.location} has turns of user {target.user!r}: choose another "
-            "location or user, or export and import instead"
-        )
+        try:
+            return _compare(source, target)  # whoever was killed before the answer came asks again
+        except MigrationError as error:
+            raise MigrationError(
+                f"expected an empty memory to move to; {target.location} has other turns of user {target.user!r}: "
+                "choose another location or user, or export and import instead"
+            ) from error
     if marker not in (None, origin):
         raise MigrationError(f"{target.location} holds a half-done move from {marker}: finish that one, or erase it")
     target.put_setting(MOVING, origin)

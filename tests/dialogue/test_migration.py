@@ -49,6 +49,14 @@ def test_everything_arrives(source: Store, target: Store) -> None:
     np.testing.assert_allclose(near[0][1], near[1][1], atol=1e-5)
 
 
+def test_a_finished_move_may_be_asked_for_again(source: Store, target: Store) -> None:
+    report = migrate(source, target)
+    assert migrate(source, target) == report  # the process may have been killed before it could say so
+    source.add_turns([new_turn("later", "One more.")])
+    with pytest.raises(MigrationError, match="has other turns"):
+        migrate(source, target)
+
+
 def test_summaries_fit_the_new_numbers(source: Store, target: Store) -> None:
     migrate(source, target)
     CompactMemory(target, ExtractiveSummarizer()).update()
