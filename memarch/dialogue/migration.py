@@ -39,8 +39,8 @@ def migrate(source: Store, target: Store, *, progress: Callable[[int, int], None
     """Copy turns, chunks, vectors, pins, marks, summaries and receipts; then compare both, turn by turn.
 
     target: empty, or left half done by an earlier call with this source, which is then completed; a finished copy is
-    only compared again. Nothing may be added to the source meanwhile. Receipts are kept as the setting "imported_receipts". Close and erase the source yourself,
-    once you trust the copy.
+    only compared again. Nothing may be added to the source meanwhile. Receipts are kept as the setting
+    "imported_receipts". Close and erase the source yourself, once you trust the copy.
 
     Raises: MigrationError if the target holds something else or the comparison fails; the source is as it was, and the
     target is marked as half done.

@@ -1,8 +1,8 @@
 """The process that test_migration_crash.py kills: it moves a memory, and announces and acknowledges every write.
 
-Started once, it has everything imported; for each line `source target acks` on its input it forks a child that migrates
-until it is killed or done, and prints the child's PID. The child writes JSON lines to the FIFO `acks`: ["begin", write],
-["end", write] once that is durable, and ["done", turns] when the move is.
+Started once, it has everything imported; for each line `source target acks` on its input it forks a child that moves
+until it is killed or done, and prints the child's PID. The child writes JSON lines to the FIFO `acks`: ["begin",
+write], ["end", write, new turns] once that is durable, and ["done", turns] when the move is.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a move: the source is as it was, what the target took stays, and the same call finishes."""
+"""kill -9 at random moments of a move: the source is as it was, what was taken stays, and the same call finishes."""
 
 import json
 import os
