@@ -7,6 +7,9 @@
     memory = memarch.DialogueMemory("memories", user="ada")
     memory.search("Where does Nora live?")  # what was said in long dialogues
 
+    with memarch.consolidate(model, memarch.CacheProcessor(model.config), tokenizer) as c:
+        model.generate(**inputs, past_key_values=c.new_cache())  # its cache rewritten at every line
+
 Importing memarch loads nothing else: the names below arrive on first use.
 """
 
@@ -14,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memarch.cache import CacheProcessor, consolidate
     from memarch.dialogue.async_memory import AsyncDialogueMemory
     from memarch.dialogue.memory import DialogueMemory
     from memarch.layers import HCAM, Memora, Miras, Moneta, Yaad
@@ -24,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HCAM",
     "AsyncDialogueMemory",
+    "CacheProcessor",
     "DialogueMemory",
     "Memora",
     "Miras",
@@ -31,18 +36,21 @@ __all__ = [
     "Moneta",
     "Yaad",
     "__version__",
+    "consolidate",
     "miras_memory",
 ]
 
 _HOME = {
     "HCAM": "memarch.layers",
     "AsyncDialogueMemory": "memarch.dialogue.async_memory",
+    "CacheProcessor": "memarch.cache",
     "DialogueMemory": "memarch.dialogue.memory",
     "Memora": "memarch.layers",
     "Miras": "memarch.layers",
     "MirasRule": "memarch.ops",
     "Moneta": "memarch.layers",
     "Yaad": "memarch.layers",
+    "consolidate": "memarch.cache",
     "miras_memory": "memarch.ops",
 }
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 PUBLIC = {
+    "memarch.cache": ["CacheProcessor", "consolidate"],
     "memarch.dialogue.async_memory": ["AsyncDialogueMemory"],
     "memarch.dialogue.memory": ["DialogueMemory"],
     "memarch.layers": ["HCAM", "Memora", "Miras", "Moneta", "Yaad"],
@@ -68,7 +69,7 @@ def test_importing_a_dialogue_memory_loads_numpy_only():
     assert loaded_by("from memarch import DialogueMemory, AsyncDialogueMemory") == {"memarch", "numpy"}
 
 
-@pytest.mark.parametrize("name", ["memarch.ops", "memarch.layers"])
+@pytest.mark.parametrize("name", ["memarch.ops", "memarch.layers", "memarch.cache"])
 def test_importing_a_part_loads_no_optional_package(name):
     loaded = loaded_by(f"import {name}")
     assert "torch" in loaded
@@ -152,7 +153,7 @@ def test_the_wheel_holds_three_typed_packages(tmp_path):
 
 def test_one_stem_in_every_place():
     """memarch/ops/X.py and memarch/layers/X.py have a test of the same stem; a kernel has an operator."""
-    for part in ("ops", "layers"):
+    for part in ("ops", "layers", "cache"):
         stems = [path.stem for path in (ROOT / "memarch" / part).glob("[!_]*.py")]
         assert stems
         missing = [stem for stem in stems if not (ROOT / "tests" / part / f"test_{stem}.py").is_file()]
