@@ -50,6 +50,8 @@ class DialogueMemory(MemoryRetention):
         read_only: beside another process that writes.
         key: encrypts a new memory in a directory and opens an encrypted one: a passphrase, or 32 random bytes. Nothing
             opens it again without. Names of users stay readable as names of directories.
+        max_exact_chunks: in a directory, up to so many chunks (None: 100,000) the vector index is exact; above, it
+            takes a quarter of the memory and its answers are ranked again with the exact vectors.
 
     Raises:
         StoreLocked, StoreUnavailable, StoreCorrupt, WrongKey: the message says what to do. ValueError: a bad argument.
@@ -68,10 +70,13 @@ class DialogueMemory(MemoryRetention):
         summary_every_turns: int = 1,
         read_only: bool = False,
         key: Key | None = None,
+        max_exact_chunks: int | None = None,
     ) -> None:
         resolved = open_embedder(embedder)
         self._key = key
-        store = open_store(str(location), user=user, vectors=vectors, read_only=read_only, key=key)
+        store = open_store(
+            str(location), user=user, vectors=vectors, read_only=read_only, key=key, max_exact_chunks=max_exact_chunks
+        )
         try:
             super().__init__(store, resolved, summarizer, policy, weights, summary_every_turns, read_only)
         except BaseException:

@@ -21,11 +21,13 @@ def open_store(
     vectors: str | None = None,
     read_only: bool = False,
     key: Key | None = None,
+    max_exact_chunks: int | None = None,
 ) -> Store:
     """One user's memory. location: a directory (SQLite and FAISS) or "postgresql://..." (PostgreSQL and pgvector).
 
     vectors: the URI of a Milvus that serves the vectors instead. read_only: open beside a writer. key: of an encrypted
-    directory; whoever needs a server encrypted encrypts its disk.
+    directory; whoever needs a server encrypted encrypts its disk. max_exact_chunks: of a directory, above how many
+    chunks the index in memory is of a quarter of the size; None is 100,000.
     Raises: ValueError for an empty user, or a key where none can be; StoreLocked, StoreCorrupt, WrongKey or
     StoreUnavailable, with what to do.
     """
@@ -45,9 +47,16 @@ def open_store(
         from .postgres import PostgresStore
 
         return PostgresStore(str(location), user=user, open_index=open_index, read_only=read_only)
-    from .sqlite import SQLiteStore
+    from .sqlite import MAX_EXACT_CHUNKS, SQLiteStore
 
-    return SQLiteStore(location, user=user, open_index=open_index, read_only=read_only, key=key)
+    return SQLiteStore(
+        location,
+        user=user,
+        open_index=open_index,
+        read_only=read_only,
+        key=key,
+        max_exact_chunks=MAX_EXACT_CHUNKS if max_exact_chunks is None else max_exact_chunks,
+    )
 
 
 def users(location: str | Path, *, key: Key | None = None) -> list[str]:

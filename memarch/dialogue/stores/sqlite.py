@@ -24,7 +24,7 @@ from ._sqlite_database import Database, corrupt, numbers_json
 from ._sqlite_erase import erase_everything, erase_turns, finish_erasure
 from ._sqlite_key import Key, check_key
 from ._sqlite_schema import migrate
-from ._sqlite_vectors import INDEX_FILE, OpenIndex, Vectors
+from ._sqlite_vectors import INDEX_FILE, MAX_EXACT_CHUNKS, OpenIndex, Vectors
 from ._sqlite_verify import DATABASE_FILE, find_problems, mend
 from ._user_names import directory_name, plain_name, user_directory
 from ._writer_lock import WriterLock
@@ -40,6 +40,7 @@ class SQLiteStore:
     open_index: opens a remote index (Milvus) for a model's name and dimension; by default FAISS serves the vectors.
     read_only: opens beside a writer and sees what it committed. An empty memory leaves no files behind when closed.
     key: encrypts a new memory and opens an encrypted one: a passphrase, or 32 random bytes.
+    max_exact_chunks: above so many alive the index keeps 8 bits a number and ranks what it found again, see `Vectors`.
 
     Raises: ValueError for an empty user, or for a key that is none; StoreLocked while another process writes;
     StoreCorrupt for damaged records; WrongKey; StoreUnavailable for a newer schema, missing files or permissions, a
@@ -54,7 +55,10 @@ class SQLiteStore:
         open_index: OpenIndex | None = None,
         read_only: bool = False,
         key: Key | None = None,
+        max_exact_chunks: int = MAX_EXACT_CHUNKS,
     ) -> None:
+        if max_exact_chunks < 1:
+            raise ValueError(f"max_exact_chunks must be at least 1; got {max_exact_chunks}")
         if key is not None:
             check_key(key)
             if open_index is not None:
@@ -69,7 +73,7 @@ class SQLiteStore:
             if self._lock is not None:
                 self._lock.release()
             raise
-        self._vectors = Vectors(self._db, open_index)
+        self._vectors = Vectors(self._db, open_index, max_exact=max_exact_chunks)
         if not read_only:
             try:
                 self._tidy()

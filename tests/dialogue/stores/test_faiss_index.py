@@ -228,3 +228,25 @@ def test_without_faiss_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(StoreUnavailable, match=r"memarch\[chat\]"):
         FaissIndex(DIM)
+
+
+def test_eight_bits_a_number_take_a_quarter_and_find_nearly_the_same(tmp_path):
+    vectors, query = unit(5000, dim=64), unit(1, seed=3, dim=64)[0]
+    sizes, found = {}, {}
+    for kind, sample in (("Flat", None), ("SQ8", vectors[::10])):
+        path = tmp_path / kind
+        index = FaissIndex(64, model="m", path=path, sample=sample)
+        assert index.kind == kind
+        index.add(np.arange(5000), vectors)
+        index.remove(numbers(17, 18))
+        index.add(numbers(18), vectors[18:19])
+        index.flush(7)
+        sizes[kind], found[kind] = path.stat().st_size, index.search(query, 20)
+        like_it = {"dim": 64, "model": "m", "generation": 7, "count": 4999}
+        assert FaissIndex.load(path, **like_it, kinds=("other",)) is None
+        again = FaissIndex.load(path, **like_it, kinds=("other", kind))
+        assert again.kind == kind and len(again) == 4999 and 17 not in again.ids()
+        assert again.search(query, 20)[0].tolist() == found[kind][0].tolist()
+    assert sizes["SQ8"] < 0.35 * sizes["Flat"]  # numbers of chunks are in both
+    assert len(set(found["SQ8"][0].tolist()) & set(found["Flat"][0].tolist())) >= 18
+    np.testing.assert_allclose(found["SQ8"][1], found["Flat"][1], atol=0.02)

@@ -6,12 +6,14 @@ import sqlite3
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from memarch.dialogue.errors import MigrationError, StoreUnavailable
 from memarch.dialogue.stores import _sqlite_records, _sqlite_schema
 from memarch.dialogue.stores._user_names import directory_name, user_directory
 from memarch.dialogue.stores.faiss_index import FaissIndex
+from memarch.dialogue.stores.sqlite import SQLiteStore
 
 from ._sqlite_tools import ENVIRONMENT, edit, kinds
 from ._stores import DIM, World, filled, new_turn, numbers, unit
@@ -274,3 +276,40 @@ def test_memory_grows_by_the_vectors_and_little_else(world):
     assert ended.returncode == 0, ended.stderr
     # 30 MB of vectors on top of about 60 MB for Python, NumPy and FAISS; twice the vectors while they are rebuilt.
     assert int(ended.stdout) < 200
+
+
+def test_above_the_border_the_index_is_small_and_answers_stay_exact(world, home):
+    def open_it(border):
+        return SQLiteStore(world.location, user="ada", max_exact_chunks=border)
+
+    vectors, query = unit(600), unit(1, seed=3)[0]
+    order = np.argsort(-(vectors @ query))
+    store = open_it(500)
+    store.add_turns([new_turn(str(i)) for i in range(600)])
+    store.use_embedder("model-a", DIM)
+    store.put_vectors(np.arange(1, 501), vectors[:500])
+    store.nearest(query, 1)
+    assert store._vectors._index.kind == "Flat"
+    store.put_vectors(np.arange(501, 601), vectors[500:])  # over the border while it is open
+    chunks, cosines = store.nearest(query, 50)
+    assert store._vectors._index.kind == "SQ8" and chunks.tolist() == (order[:50] + 1).tolist()
+    np.testing.assert_allclose(cosines, (vectors @ query)[order[:50]], atol=1e-6)
+    store.archive(numbers(order[0] + 1), 600)
+    store.erase([int(order[1]) + 1], selector={})
+    assert store.nearest(query, 48)[0].tolist() == (order[2:50] + 1).tolist() and store.verify() == []
+    store.close()
+    (file,) = home.glob("vectors.faiss")
+    saved = file.read_bytes()
+    for border, kind in ((500, "SQ8"), (700, "SQ8"), (1500, "Flat"), (500, "SQ8")):  # 700: not worth a change
+        store = open_it(border)
+        assert store.nearest(query, 48)[0].tolist() == (order[2:50] + 1).tolist()
+        assert store._vectors._index.kind == kind and store.verify() == []
+        store.close()
+    file.write_bytes(saved[:-300])
+    store = open_it(500)
+    assert [problem.kind for problem in store.repair()] == ["index-file"]
+    assert store._vectors._index.kind == "SQ8" and store.verify() == []
+    assert store.nearest(query, 48)[0].tolist() == (order[2:50] + 1).tolist()
+    store.close()
+    with pytest.raises(ValueError, match="max_exact_chunks must be at least 1; got 0"):
+        open_it(0)
