@@ -18,11 +18,15 @@ _EVIDENCE = re.compile(r"D:?(\d+):0*(\d+)")
 
 @dataclass(frozen=True)
 class Question:
-    """category: 1 multi-hop, 2 temporal, 3 open-domain, 4 single-hop, 5 adversarial. evidence: places in `chunks`."""
+    """category: 1 multi-hop, 2 temporal, 3 open-domain, 4 single-hop, 5 adversarial. evidence: places in `chunks`.
+
+    answer: "" where there is none: to most adversarial questions, and where nobody asks for it.
+    """
 
     text: str
     category: int
     evidence: tuple[int, ...]
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ def _conversation(entry: dict[str, Any]) -> Conversation:
             bad += not found
             evidence |= found
         if evidence:
-            questions.append(Question(asked["question"], int(asked["category"]), tuple(sorted(evidence))))
+            answer = str(asked.get("answer", ""))
+            questions.append(Question(asked["question"], int(asked["category"]), tuple(sorted(evidence)), answer))
         else:
             without += 1
     return Conversation(entry["sample_id"], tuple(chunks), tuple(questions), without, bad)
