@@ -16,6 +16,7 @@ from ._dispatch import choose_backend, kernels, outside_graphs
 from ._philox import SUBSTITUTE, check_seed_and_step, chosen, normal_rows, threshold
 
 
+@outside_graphs
 def substituted_tokens(ids: Tensor, *, probability: float, seed: int, step: int, keep: Tensor | None = None) -> Tensor:
     """The tokens among `ids` that this seed and step substitute, `[R]` int64, ascending, each once.
 
@@ -32,6 +33,7 @@ def substituted_tokens(ids: Tensor, *, probability: float, seed: int, step: int,
     return tokens[chosen(tokens, probability, seed=seed, step=step)]
 
 
+@outside_graphs
 def substitute_rows(tokens: Tensor, num_columns: int, *, std: float, seed: int, step: int) -> Tensor:
     """The rows that stand in for `tokens` `[R]` at this step: N(0, std^2), `[R, num_columns]` float32."""
     check_seed_and_step(seed, step)
@@ -113,6 +115,7 @@ def embedding_substitute(
     return rows.masked_scatter(at[..., None], noise[place[at]])
 
 
+@outside_graphs
 def substitute_logits(logits: Tensor, hidden: Tensor, tokens: Tensor, *, std: float, seed: int, step: int) -> Tensor:
     """Correct the logits of a tied head: columns `tokens` as if their rows were those that `embedding_substitute` used.
 
