@@ -8,6 +8,7 @@ import typer
 
 import memarch
 
+from .chat import EXIT_CODES, chat
 from .demo import demo
 from .envs import envs
 from .generate import generate
@@ -27,6 +28,7 @@ train.command("lm", cls=ManyValuesCommand)(train_lm)
 app.add_typer(train, name="train")
 app.add_typer(memory, name="memory")
 app.add_typer(envs, name="envs")
+app.command(epilog=EXIT_CODES)(chat)
 app.command()(generate)
 app.command()(info)
 app.command()(demo)
