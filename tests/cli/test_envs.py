@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from memarch.cli._envs_keys import keys_of, read_action
-from memarch.cli._envs_open import find_spec
+from memarch.cli._envs_game import Game
+from memarch.cli._envs_keys import keys_of, play_by_keys, read_action
+from memarch.cli._envs_open import find_spec, make_env
 from memarch.cli.app import app
 from memarch_envs import ENVIRONMENTS, levels, task_class
 
@@ -167,10 +168,24 @@ def test_an_mp4_of_ones_own_play(tmp_path: Path) -> None:
     path = tmp_path / "maze.mp4"
     told = envs("play", *SHORT_MAZE, "--save", str(path), stdin="left right right up").stdout
     assert "wrote 9 pictures" in told
-    reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
-    assert len(frames) == 9 and height % 2 == width % 2 == 0 and not np.array_equal(frames[0], frames[-1])
+    ffmpeg = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-i",
+        str(path),
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
+    raw = subprocess.run(ffmpeg, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
+    picture = make_env(find_spec("TMaze"), {"length": 1})
+    picture.reset(seed=3)
+    height, width = (n + n % 2 for n in np.shape(picture.render())[:2])
+    frames = np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+    assert len(frames) == 9 and not np.array_equal(frames[0], frames[-1])
 
 
 @pytest.mark.parametrize(("suffix", "module", "extra"), [("gif", "PIL", "agents"), ("mp4", "imageio_ffmpeg", "video")])
@@ -240,3 +255,20 @@ def test_playing_by_keyboard_restores_the_terminal(keys: bytes, number: int | No
     assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")  # ... and the cursor shown
     if code == 0:
         assert output.endswith("memarch/TMaze-v0, seed 3\r\nepisode 1: return 1, success, 4 steps\r\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_watching_draws_in_place() -> None:
+    watch = ("play", *SHORT_MAZE, "--oracle", "--fps", "50")
+    output, status, before, after = in_terminal(*watch, keys=b"", wait_for=b"")
+    assert status == 0 and after == before and output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
+    assert output.count("\x1b[2K") >= 4 * 4  # four more pictures of five lines over the first
+    assert output.endswith("episode 1: return 1, success, 4 steps\r\n")
+
+
+def test_without_prompt_toolkit_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = find_spec("MemoryLength")
+    game = Game(make_env(spec, {}), spec.id, seed=0, reveal=False)
+    monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
+    with pytest.raises(ImportError, match=r"pip install 'memarch\[agents\]'"):
+        play_by_keys(game, None)
