@@ -102,14 +102,9 @@ class MemoryCore:
         """Salience of the chunks alive, if the ranking uses it."""
         if not self._ranker.weights.salience:
             return None
-        chunks = list(self.store.chunks(archived=False))
-        values = salience(
-            np.array([c.turn for c in chunks], np.int64),
-            np.array([c.retrieved_at or 0 for c in chunks], np.int64),
-            now,
-            self.policy or DEFAULT_POLICY,
-        )
-        return {c.chunk: float(v) for c, v in zip(chunks, values, strict=True)}
+        marks = self.store.marks(archived=False)
+        values = salience(marks.turns, marks.retrieved_at, now, self.policy or DEFAULT_POLICY)
+        return dict(zip(marks.chunks.tolist(), values.tolist(), strict=True))
 
     def _flush_retrieved(self) -> None:
         """Store which chunks searches returned: kept back until the next write, a crash may lose it."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._memory_core import MemoryCore
 from .errors import DialogueError
-from .records import Chunk, ForgetReport, Receipt
+from .records import ForgetReport, Marks, Receipt
 from .salience import DEFAULT_POLICY, ForgettingPolicy, choose, salience
 
 FORGOTTEN_AT = "forgotten_at"
@@ -45,12 +45,11 @@ class MemoryRetention(MemoryCore):
                 if policy is not None:
                     raise ValueError("forget takes selectors or a policy, not both: a policy chooses by salience")
                 turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
-                report = _forget_all(
-                    self._chunks_of(turns, archived=False), now, self.policy or DEFAULT_POLICY, dry_run
-                )
+                marks = self._marks_of(turns, archived=False)
+                report = _forget_all(marks, now, self.policy or DEFAULT_POLICY, dry_run)
             else:
                 chosen = policy or self.policy or DEFAULT_POLICY
-                report = choose(self.store.chunks(archived=False), now, chosen, dry_run=dry_run)
+                report = choose(self.store.marks(archived=False), now, chosen, dry_run=dry_run)
             if report.chunks and not dry_run:
                 self.store.archive(np.array(report.chunks, np.int64), now)
                 self._ranker.archive(report.chunks)
@@ -82,9 +81,9 @@ class MemoryRetention(MemoryCore):
             self._writable()
             if self._is_selected(source_id, turn, session, before):
                 turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
-                chunks = [chunk.chunk for chunk in self._chunks_of(turns, archived=True)]
+                chunks = self._marks_of(turns, archived=True).chunks.tolist()
             else:
-                chunks = [chunk.chunk for chunk in self.store.chunks(archived=True)]
+                chunks = self.store.marks(archived=True).chunks.tolist()
             if chunks:
                 self.store.restore(np.array(chunks, np.int64))
                 self._ranker.restore(chunks)
@@ -99,13 +98,13 @@ class MemoryRetention(MemoryCore):
             turns = self._matching(turn=turn, source_id=source_id)
             if not turns:
                 raise ValueError(f"there is no turn with turn={turn!r}, source_id={source_id!r} to pin")
-            chunks = self._chunks_of(turns)
-            self.store.pin(np.array([chunk.chunk for chunk in chunks], np.int64), pinned=pinned)
-            archived = [chunk.chunk for chunk in chunks if chunk.archived_at is not None]
-            if pinned and archived:
-                self.store.restore(np.array(archived, np.int64))
-                self._ranker.restore(archived)
-            return len(chunks)
+            marks = self._marks_of(turns)
+            self.store.pin(marks.chunks, pinned=pinned)
+            archived = marks.chunks[marks.archived]
+            if pinned and len(archived):
+                self.store.restore(archived)
+                self._ranker.restore(archived.tolist())
+            return len(marks)
 
     # Erasure: hard.
 
@@ -168,19 +167,22 @@ class MemoryRetention(MemoryCore):
             self._open()
             return self.store.receipts()
 
-    def _chunks_of(self, turns: list[int], *, archived: bool | None = None) -> list[Chunk]:
-        wanted = set(turns)
-        return [chunk for chunk in self.store.chunks(archived=archived) if chunk.turn in wanted] if wanted else []
+    def _marks_of(self, turns: list[int], *, archived: bool | None = None) -> Marks:
+        marks = self.store.marks(archived=archived)
+        return marks.where(np.isin(marks.turns, turns))
 
 
-def _forget_all(chunks: list[Chunk], now: int, policy: ForgettingPolicy, dry_run: bool) -> ForgetReport:
+def _forget_all(marks: Marks, now: int, policy: ForgettingPolicy, dry_run: bool) -> ForgetReport:
     """All of these but the pinned ones, with their salience."""
-    going = [chunk for chunk in chunks if not chunk.pinned]
-    turns = np.array([chunk.turn for chunk in going], np.int64)
-    used = np.array([chunk.retrieved_at or 0 for chunk in going], np.int64)
-    values = tuple(float(value) for value in salience(turns, used, now, policy))
+    going = marks.where(~marks.pinned)
+    values = salience(going.turns, going.retrieved_at, now, policy)
     return ForgetReport(
-        tuple(chunk.chunk for chunk in going), values, len(chunks), len(chunks) - len(going), 0, dry_run=dry_run
+        tuple(going.chunks.tolist()),
+        tuple(values.tolist()),
+        len(marks),
+        len(marks) - len(going),
+        0,
+        dry_run=dry_run,
     )
 
 

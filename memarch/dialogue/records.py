@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,37 @@ class Chunk:
     pinned: bool = False
     archived_at: int | None = None
     retrieved_at: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """What forgetting looks at of many chunks, without their texts; arrays `[n]` in ascending order of the chunks.
+
+    retrieved_at: as of `Chunk`, 0 for never.
+    """
+
+    chunks: NDArray[np.int64]
+    turns: NDArray[np.int64]
+    pinned: NDArray[np.bool_]
+    archived: NDArray[np.bool_]
+    retrieved_at: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, int, bool, bool, int]]) -> Marks:
+        """Of chunk, turn, pinned, archived, retrieved_at."""
+        table = np.array(list(rows), dtype=np.int64).reshape(-1, 5)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        chunks, turns, pinned, archived, retrieved_at = table.T
+        return cls(chunks, turns, pinned.astype(np.bool_), archived.astype(np.bool_), retrieved_at)
+
+    def where(self, mask: NDArray[np.bool_]) -> Marks:
+        """Of those chunks only for which `mask` `[n]` holds."""
+        return Marks(
+            self.chunks[mask], self.turns[mask], self.pinned[mask], self.archived[mask], self.retrieved_at[mask]
+        )
+
+    def __len__(self) -> int:
+        return len(self.chunks)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memarch.dialogue.records import Chunk, ForgetReport
+from memarch.dialogue.records import ForgetReport, Marks
 
 
 @dataclass(frozen=True)
@@ -74,41 +73,26 @@ def salience(
     return policy.lambda_ * np.exp(-policy.gamma * age) + policy.beta * bonus
 
 
-def choose(
-    chunks: Iterable[Chunk], now: int, policy: ForgettingPolicy = DEFAULT_POLICY, *, dry_run: bool = False
-) -> ForgetReport:
+def choose(marks: Marks, now: int, policy: ForgettingPolicy = DEFAULT_POLICY, *, dry_run: bool = False) -> ForgetReport:
     """Which of the chunks alive to put away at turn `now`; nothing is changed here, the caller archives them.
 
     floor(fraction x chunks alive) of them, of the lowest salience among those neither pinned nor younger than
-    `min_age_turns`; of equal ones the older. Archived chunks in `chunks` are passed over. Texts are not kept, so chunks
-    may be streamed.
+    `min_age_turns`; of equal ones the older. Archived chunks in `marks` are passed over.
 
     Returns: chunk numbers from the least salient on, their salience, and how many were considered, pinned, young.
     """
-    numbers, turns, used = [], [], []
-    num_alive = num_pinned = num_young = 0
-    for chunk in chunks:
-        if chunk.archived_at is not None:
-            continue
-        num_alive += 1
-        if chunk.pinned:
-            num_pinned += 1
-        elif now - chunk.turn < policy.min_age_turns:
-            num_young += 1
-        else:
-            numbers.append(chunk.chunk)
-            turns.append(chunk.turn)
-            used.append(chunk.retrieved_at or 0)
-    ids = np.array(numbers, dtype=np.int64)
-    values = salience(np.array(turns, dtype=np.int64), np.array(used, dtype=np.int64), now, policy)
+    alive = marks.where(~marks.archived)
+    young = ~alive.pinned & (now - alive.turns < policy.min_age_turns)
+    free = alive.where(~alive.pinned & ~young)
+    values = salience(free.turns, free.retrieved_at, now, policy)
     # The small term keeps 0.29 x 100 = 28.999999999999996 at 29.
-    count = min(len(ids), math.floor(policy.fraction * num_alive + 1e-9))
-    order = np.lexsort((ids, values))[:count]
+    count = min(len(free), math.floor(policy.fraction * len(alive) + 1e-9))
+    order = np.lexsort((free.chunks, values))[:count]
     return ForgetReport(
-        chunks=tuple(int(number) for number in ids[order]),
-        salience=tuple(float(value) for value in values[order]),
-        num_considered=num_alive,
-        num_pinned=num_pinned,
-        num_young=num_young,
+        chunks=tuple(free.chunks[order].tolist()),
+        salience=tuple(values[order].tolist()),
+        num_considered=len(alive),
+        num_pinned=int(alive.pinned.sum()),
+        num_young=int(young.sum()),
         dry_run=dry_run,
     )

@@ -2,22 +2,29 @@
 
 import math
 from dataclasses import replace
-from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memarch.dialogue.records import Chunk
+from memarch.dialogue.records import Marks
 from memarch.dialogue.salience import ForgettingPolicy, choose, salience
 
 
-def chunk(
-    number: int, turn: int, *, pinned: bool = False, used: int | None = None, archived: int | None = None
-) -> Chunk:
-    time = datetime(2026, 1, 1, tzinfo=UTC)
-    return Chunk(number, turn, 0, "s", "user", "text", time, f"t{turn}", pinned, archived, used)
+class Row(NamedTuple):
+    """What `Marks.of` takes of a chunk."""
+
+    chunk: int
+    turn: int
+    pinned: bool
+    archived: bool
+    retrieved_at: int
+
+
+def chunk(number: int, turn: int, *, pinned: bool = False, used: int | None = None, archived: int | None = None) -> Row:
+    return Row(number, turn, pinned, archived is not None, used or 0)
 
 
 def test_values_by_hand() -> None:
@@ -32,25 +39,25 @@ def test_values_by_hand() -> None:
 
 def test_the_least_salient_fraction_goes_first_and_retrieved_ones_stay() -> None:
     chunks = [chunk(i, i, used=950 if i in (1, 3) else None) for i in range(1, 601)]
-    report = choose(chunks, 1000)
+    report = choose(Marks.of(chunks), 1000)
     assert report.chunks == (2, 4, 5) and report.num_considered == 600
     assert list(report.salience) == sorted(report.salience)
     np.testing.assert_allclose(report.salience[0], math.exp(-0.002 * 998))
-    published = choose(chunks, 1000, ForgettingPolicy(as_published=True))
+    published = choose(Marks.of(chunks), 1000, ForgettingPolicy(as_published=True))
     assert published.chunks == (1, 3, 2)
 
 
 def test_pins_youth_and_archived_ones_are_respected() -> None:
     chunks = [chunk(1, 1, pinned=True), chunk(2, 2, archived=7), chunk(3, 3), chunk(4, 950), chunk(5, 900)]
-    report = choose(chunks, 1000, ForgettingPolicy(fraction=1.0), dry_run=True)
+    report = choose(Marks.of(chunks), 1000, ForgettingPolicy(fraction=1.0), dry_run=True)
     assert report.chunks == (3, 5)
     assert (report.num_considered, report.num_pinned, report.num_young, report.dry_run) == (4, 1, 1, True)
 
 
 def test_ties_go_to_the_older_chunk_in_any_order_given() -> None:
     chunks = [chunk(number, 5) for number in (9, 4, 7, 1)]
-    assert choose(chunks, 500, ForgettingPolicy(fraction=0.5)).chunks == (1, 4)
-    assert choose(chunks[::-1], 500, ForgettingPolicy(fraction=0.5)).chunks == (1, 4)
+    assert choose(Marks.of(chunks), 500, ForgettingPolicy(fraction=0.5)).chunks == (1, 4)
+    assert choose(Marks.of(chunks[::-1]), 500, ForgettingPolicy(fraction=0.5)).chunks == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -58,14 +65,14 @@ def test_ties_go_to_the_older_chunk_in_any_order_given() -> None:
 )
 def test_how_many(alive: int, fraction: float, expected: int) -> None:
     chunks = [chunk(i, i) for i in range(1, alive + 1)]
-    assert len(choose(chunks, 10_000, ForgettingPolicy(fraction=fraction)).chunks) == expected
+    assert len(choose(Marks.of(chunks), 10_000, ForgettingPolicy(fraction=fraction)).chunks) == expected
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 300), st.booleans()), max_size=40), st.floats(0, 1))
 def test_nothing_spared_is_less_salient_than_what_goes(drawn: list[tuple[int, int, bool]], fraction: float) -> None:
     chunks = [chunk(i, turn, pinned=pin, used=used) for i, (turn, used, pin) in enumerate(drawn)]
     policy = ForgettingPolicy(fraction=fraction, min_age_turns=20)
-    gone = set(choose(chunks, 300, policy).chunks)
+    gone = set(choose(Marks.of(chunks), 300, policy).chunks)
     free = [c for c in chunks if not c.pinned and 300 - c.turn >= 20]
     assert gone <= {c.chunk for c in free}
     assert len(gone) == min(len(free), math.floor(fraction * len(chunks) + 1e-9))

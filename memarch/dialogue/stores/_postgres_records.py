@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from memarch.dialogue.errors import StoreCorrupt
-from memarch.dialogue.records import Chunk, NewTurn, Session, Summary, Turn
+from memarch.dialogue.records import Chunk, Marks, NewTurn, Session, Summary, Turn
 
 from ._checks import check_turns, decode_text, encode_text, to_microseconds
 from ._postgres_connection import PostgresConnection
@@ -157,6 +157,18 @@ def _chunk_pages(db: PostgresConnection, values: dict[str, Any], limit: int | No
                 chunk, turn, ordinal, session, role, text_of(text), time.astimezone(UTC), source_id, pinned,
                 archived_at, retrieved_at,
             )  # fmt: skip
+
+
+def read_marks(db: PostgresConnection, archived: bool | None) -> Marks:
+    """See `Store.marks`."""
+    return Marks.of(
+        db.rows(
+            "SELECT chunk, turn, pinned, archived_at IS NOT NULL, coalesce(retrieved_at, 0) FROM chunks "
+            "WHERE owner = %(owner)s AND (%(archived)s::boolean IS NULL OR (archived_at IS NOT NULL) = "
+            "%(archived)s::boolean) ORDER BY chunk",
+            {"archived": archived},
+        )
+    )
 
 
 def find_turns(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from memarch.dialogue.records import Chunk, NewTurn, Receipt, Session, Summary, Turn
+from memarch.dialogue.records import Chunk, Marks, NewTurn, Receipt, Session, Summary, Turn
 
 from ._checks import check_turns, decode_text, encode_text, from_microseconds, to_microseconds
 from ._sqlite_database import Database, Row, corrupt, numbers_json
@@ -67,10 +67,24 @@ def read_chunks(
     db: Database, *, numbers: Iterable[int] | None = None, after: int = 0, archived: bool | None = None
 ) -> Iterator[Chunk]:
     """See `Store.chunks`."""
-    alive = "" if archived is None else f" AND archived_at IS {'NOT ' if archived else ''}NULL"
+    alive = _only(archived)
     for batch in _batches(numbers):
         where, parameters = _where(("chunk " + _IN, batch))
         yield from _chunk_pages(db, f"chunks WHERE chunk > ?{where}{alive}", after, parameters)
+
+
+def read_marks(db: Database, archived: bool | None) -> Marks:
+    """See `Store.marks`."""
+    return Marks.of(
+        db.rows(
+            "SELECT chunk, turn, pinned, archived_at IS NOT NULL, ifnull(retrieved_at, 0) FROM chunks "
+            f"WHERE 1{_only(archived)} ORDER BY chunk"
+        )
+    )
+
+
+def _only(archived: bool | None) -> str:
+    return "" if archived is None else f" AND archived_at IS {'NOT ' if archived else ''}NULL"
 
 
 def pending_chunks(db: Database, limit: int | None) -> list[Chunk]:

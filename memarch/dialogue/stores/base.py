@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from memarch.dialogue.records import Chunk, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
+from memarch.dialogue.records import Chunk, Marks, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -74,6 +74,9 @@ class Store(Protocol):
         self, *, numbers: Iterable[int] | None = None, after: int = 0, archived: bool | None = None
     ) -> Iterator[Chunk]:
         """In ascending order, streamed. archived: None all, False those alive, True those put away."""
+
+    def marks(self, *, archived: bool | None = None) -> Marks:
+        """What forgetting looks at of all chunks, in one query and without texts. archived: as of `chunks`."""
 
     def find_turns(
         self, *, source_id: str | None = None, turn: int | None = None, session: str | None = None,

@@ -57,7 +57,8 @@ class FaissIndex:
                 expected = {"dim": dim, "model": model, "generation": generation, "count": count}
                 if footer is None or any(footer.get(name) != value for name, value in expected.items()):
                     return None
-                if (kind := footer.get("kind")) not in kinds:
+                kind = str(footer.get("kind"))
+                if kind not in kinds:
                     return None
                 if _checksum(file, footer["size"]) != footer["sha256"]:
                     return None

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from memarch.dialogue.errors import StoreUnavailable
-from memarch.dialogue.records import Chunk, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
+from memarch.dialogue.records import Chunk, Marks, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
 
 from . import _postgres_records as records
 from ._checks import check_chunks, check_name, decode_text
@@ -100,6 +100,10 @@ class PostgresStore:
     ) -> Iterator[Chunk]:
         """See `Store.chunks`."""
         return records.read_chunks(self._db, numbers=numbers, after=after, archived=archived)
+
+    def marks(self, *, archived: bool | None = None) -> Marks:
+        """See `Store.marks`."""
+        return records.read_marks(self._db, archived)
 
     def find_turns(
         self, *, source_id: str | None = None, turn: int | None = None, session: str | None = None,

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from memarch.dialogue.errors import DialogueError, StoreLocked, StoreUnavailable, WrongKey
-from memarch.dialogue.records import Chunk, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
+from memarch.dialogue.records import Chunk, Marks, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
 
 from . import _sqlite_records as records
 from ._checks import check_chunks, check_name, check_user, decode_text, encode_text
@@ -111,6 +111,10 @@ class SQLiteStore:
     ) -> Iterator[Chunk]:
         """See `Store.chunks`."""
         return records.read_chunks(self._db, numbers=numbers, after=after, archived=archived)
+
+    def marks(self, *, archived: bool | None = None) -> Marks:
+        """See `Store.marks`."""
+        return records.read_marks(self._db, archived)
 
     def find_turns(
         self, *, source_id: str | None = None, turn: int | None = None, session: str | None = None,

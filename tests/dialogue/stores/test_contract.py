@@ -353,3 +353,18 @@ def test_closing_twice_and_using_a_closed_store(world):
     for use in (store.last_turn, lambda: store.add_turns([new_turn("x")]), lambda: list(store.turns())):
         with pytest.raises(StoreUnavailable):
             use()
+
+
+def test_marks_are_the_chunks_without_their_texts(world):
+    store, _ = filled(world)
+    store.pin(numbers(2))
+    store.archive(numbers(3, 4), 6)
+    store.mark_retrieved(numbers(4, 5), 6)
+    for archived in (None, True, False):
+        marks, chunks = store.marks(archived=archived), list(store.chunks(archived=archived))
+        assert marks.chunks.tolist() == [chunk.chunk for chunk in chunks] and len(marks) == len(chunks)
+        assert marks.turns.tolist() == [chunk.turn for chunk in chunks]
+        assert marks.pinned.tolist() == [chunk.pinned for chunk in chunks]
+        assert marks.archived.tolist() == [chunk.archived_at is not None for chunk in chunks]
+        assert marks.retrieved_at.tolist() == [chunk.retrieved_at or 0 for chunk in chunks]
+    assert len(world.open("bob").marks()) == 0
