@@ -61,6 +61,17 @@ def parse_locomo(text: str, *, conversation: str | None = None) -> list[Entry]:
     file's dia_id ("D1:3"), with the conversation's name in front ("conv-26:D1:3") if several are read; so is a session.
     Raises: ValueError that names the place and what is wrong with it.
     """
+    entries: list[Entry] = []
+    for name, prefix, sample in locomo_samples(text, conversation):
+        entries += _conversation(sample["conversation"], f"conversation {name}", prefix)
+    return entries
+
+
+def locomo_samples(text: str, conversation: str | None = None) -> list[tuple[str, str, dict[str, Any]]]:
+    """Conversations of a LoCoMo file, or the one named: its name, what its turns' names begin with, the object itself.
+
+    Raises: ValueError that names the place and what is wrong with it.
+    """
     try:
         loaded = json.loads(text.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
@@ -74,11 +85,7 @@ def parse_locomo(text: str, *, conversation: str | None = None) -> list[Entry]:
     if conversation is not None and conversation not in names:
         raise ValueError(f"there is no conversation {conversation!r}; there are {', '.join(names)}")
     wanted = [pair for pair in zip(names, samples, strict=True) if conversation in (None, pair[0])]
-    entries: list[Entry] = []
-    for name, sample in wanted:
-        prefix = f"{name}:" if len(wanted) > 1 else ""
-        entries += _conversation(sample["conversation"], f"conversation {name}", prefix)
-    return entries
+    return [(name, f"{name}:" if len(wanted) > 1 else "", sample) for name, sample in wanted]
 
 
 def as_jsonl(entries: Iterable[Entry]) -> list[bytes]:
