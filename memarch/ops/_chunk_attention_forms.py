@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._chunk_attention_blocks import AttendInBlocks
 from ._chunk_attention_inputs import ChunkAttentionWeights, sinusoids
 
 
@@ -79,11 +80,7 @@ def absorbed(
     key, value = (w.unflatten(0, (num_heads, -1)) for w in (weights.key, weights.value))
     q = _heads(x @ weights.query.mT, num_heads) * key.shape[1] ** -0.5
     q = torch.einsum("bthf,hfd->bthd", q, key)
-    kept = _take(real, chosen.chunk)
-    rows = _take(contents, chosen.chunk).masked_fill(~kept.unsqueeze(-1), 0)
-    rows = (rows + sinusoids(contents.shape[2], contents.shape[3], contents)).flatten(2, 3)
-    weight = _selected_weights(q @ rows.mT, contents, real, chosen)
-    mixed = torch.einsum("bthd,hfd->bthf", weight @ rows, value)
+    mixed = torch.einsum("bthd,hfd->bthf", AttendInBlocks.apply(q, contents, real, *chosen), value)
     return mixed.flatten(2) @ weights.output.mT
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ._chunk_attention_forms import FORM, choose_form, select_chunks
 from ._chunk_attention_inputs import ChunkAttentionWeights, check_inputs, sinusoids
+from ._chunk_attention_triton import no_kernel_for, triton_chunks
 from ._dispatch import choose_backend, outside_graphs
 
 
@@ -151,14 +152,17 @@ def chunk_attention(
         normalize=normalize,
         form=form,
     )
-    choose_backend("chunk_attention", backend, x)
+    head_dim = weights.query.shape[0] // num_heads
+    on_kernels = "triton" == choose_backend(
+        "chunk_attention", backend, x, lambda module: no_kernel_for(x, contents, head_dim, form, module)
+    )
     if stop_gradient:
         summaries, contents = summaries.detach(), contents.detach()
     (batch, time, _), (_, num_chunks, rows, _) = x.shape, contents.shape
     dtype = _compute_dtype(x, *weights)
     with torch.autocast(x.device.type, enabled=False):
         w = ChunkAttentionWeights(*(m.to(dtype) for m in weights))
-        queries, summaries, contents = (z.to(dtype) for z in (x, summaries, contents))
+        queries, summaries = x.to(dtype), summaries.to(dtype)
         allowed = x.new_ones(batch, time, num_chunks, dtype=torch.bool) if visible is None else visible
         real = x.new_ones(batch, num_chunks, rows, dtype=torch.bool) if row_valid is None else row_valid
         allowed = allowed & real.any(-1)[:, None]
@@ -169,6 +173,9 @@ def chunk_attention(
         bias = None if router_bias is None else router_bias.to(dtype)
         k = min(top_k, num_chunks)
         chosen = select_chunks(queries, summaries, w, allowed, bias, k, normalize)
+        if on_kernels:
+            return triton_chunks(x, contents, real, weights, num_heads, chosen, form)
+        contents = contents.to(dtype)
         name = choose_form(queries, contents, k, num_heads, w.query.shape[0]) if form is None else form
         return FORM[name](queries, contents, real, w, num_heads, chosen).to(x.dtype)
 

@@ -4,63 +4,21 @@ from __future__ import annotations
 
 import importlib
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
 from memarch.ops import ChunkAttentionWeights, chunk_attention, chunk_attention_reference
+from memarch.ops import _chunk_attention_blocks as blocks
 from memarch.ops import _chunk_attention_forms as forms
 from memarch.ops._chunk_attention_inputs import FORMS, sinusoids
 from memarch.testing import assert_close, relative_rms
 
+from ._chunk_attention_cases import B, D, Inputs, M, T, call, make, results
+
 module = importlib.import_module("memarch.ops.chunk_attention")
 """The module: memarch.ops.chunk_attention is the function."""
-
-B, T, M, C, D, HEADS, INNER, ROUTER = 2, 5, 7, 3, 11, 2, 26, 13
-
-
-class Inputs(NamedTuple):
-    x: Tensor
-    summaries: Tensor
-    contents: Tensor
-    weights: ChunkAttentionWeights
-    visible: Tensor
-    row_valid: Tensor
-    router_bias: Tensor
-
-
-def make(seed: int = 0, dtype: torch.dtype = torch.float64) -> Inputs:
-    g = torch.Generator().manual_seed(seed)
-
-    def leaf(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
-
-    shapes = [(ROUTER, D), (ROUTER, D), (INNER, D), (INNER, D), (INNER, D), (D, INNER)]
-    weights = ChunkAttentionWeights(*(leaf(*s) for s in shapes))
-    visible = torch.rand(B, T, M, generator=g) > 0.3
-    visible[1, 2] = False
-    row_valid = torch.rand(B, M, C, generator=g) > 0.3
-    row_valid[0, 4] = False
-    return Inputs(leaf(B, T, D), leaf(B, M, D), leaf(B, M, C, D), weights, visible, row_valid, leaf(B, T, M))
-
-
-def call(fn, i: Inputs, **options) -> Tensor:
-    named = i._asdict()
-    arrays = [named.pop(n) for n in ("x", "summaries", "contents")]
-    return fn(*arrays, **{"num_heads": HEADS, "top_k": 3, **named, **options})
-
-
-def results(fn, i: Inputs, **options) -> dict[str, Tensor]:
-    """Output, and the gradient of a random scalar with respect to everything; zeros where there is none."""
-    leaves = {n: z for n, z in i._asdict().items() if isinstance(z, Tensor) and z.requires_grad}
-    leaves |= {f"weights.{n}": w for n, w in i.weights._asdict().items()}
-    y = call(fn, i, **options)
-    loss = (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).sum()
-    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    pairs = zip(leaves.items(), grads, strict=True)
-    return {"y": y} | {n: torch.zeros_like(z) if grad is None else grad for (n, z), grad in pairs}
 
 
 def compare(i: Inputs, form: str, rtol: float = 1e-12, **options) -> None:
@@ -186,6 +144,28 @@ def test_what_nobody_sees_may_hold_anything(form):
         i.contents[:, 5], i.summaries[:, 5] = float("inf"), float("nan")
     for name, actual in results(chunk_attention, i, form=form).items():
         assert torch.equal(actual, expected[name]), name
+
+
+@pytest.mark.parametrize("num_bytes", [1, 2000, 10**9])
+def test_blocks_of_queries_of_any_size(num_bytes, monkeypatch):
+    """One query at a time, a few with a rest, all at once; memory that does not lie in order."""
+    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", num_bytes)
+    i = make()
+    compare(i, "absorbed", stop_gradient=False)
+    compare(i._replace(contents=i.contents.detach().mT.contiguous().mT.requires_grad_()), "absorbed")
+
+
+def test_second_derivatives_of_blocks():
+    i = make()
+    small = i._replace(x=i.x[:1, :2], summaries=i.summaries[:1, :3], visible=None, row_valid=None, router_bias=None)
+
+    def smooth(x, contents, key):
+        weights = small.weights._replace(key=key)
+        parts = small._replace(x=x, contents=contents, weights=weights)
+        return call(chunk_attention, parts, stop_gradient=False, form="absorbed", top_k=2)
+
+    arguments = (small.x.detach().requires_grad_(), i.contents[:1, :3].detach().requires_grad_(), i.weights.key)
+    assert torch.autograd.gradgradcheck(smooth, arguments, fast_mode=True, atol=1e-6)
 
 
 def plant_position(i):
