@@ -13,7 +13,7 @@ import numpy as np
 from .chunking import spans
 from .compact import CompactMemory, ExtractiveSummarizer, Summarizer
 from .embedders import Embedder, unit_vectors
-from .errors import EmbedderError, StoreUnavailable
+from .errors import DialogueError, EmbedderError, StoreUnavailable
 from .ranking import Floats, Ranker, RankingWeights, embedding_text
 from .records import NewTurn, utc_now
 from .salience import DEFAULT_POLICY, ForgettingPolicy, salience
@@ -25,6 +25,10 @@ Progress = Callable[[int, int], None]
 """Called with what is done and how much there is."""
 
 EMBED_BATCH = 256
+WORDS = "words"
+"""The word index, as a cache of the store."""
+SAVE_WORDS_EVERY = 1000
+"""So many new chunks, or a twentieth of all, until it is kept again: 50 ms of indexing, for the next process."""
 MAX_NAME_CHARS = 200
 
 
@@ -58,7 +62,7 @@ class MemoryCore:
     def _fill_ranker(self) -> None:
         """Start the word index anew; the next search fills it, so that opening a large memory costs nothing."""
         self._ranker = Ranker(self._weights)
-        self._last_chunk = 0
+        self._last_chunk = self._num_unsaved = 0
 
     def _open(self) -> None:
         if self._closed:
@@ -71,9 +75,37 @@ class MemoryCore:
 
     def _catch_up(self) -> None:
         """Make chunks that were stored since findable by words."""
+        if not self._last_chunk:
+            self._load_words()
         for chunk in self.store.chunks(after=self._last_chunk):
             self._ranker.add(chunk)
             self._last_chunk = chunk.chunk
+            self._num_unsaved += 1
+        if self._num_unsaved >= max(SAVE_WORDS_EVERY, self._ranker.lexical.num_slots // 20):
+            self._save_words()
+
+    def _load_words(self) -> None:
+        """Begin with the word index that an earlier process kept, if it is of exactly these chunks."""
+        data = self.store.get_cache(WORDS)
+        if data is None or not self._ranker.load(data):
+            return
+        chunks, marks = self._ranker.lexical.chunks, self.store.marks()
+        last = int(chunks[-1]) if len(chunks) else 0
+        if not np.array_equal(chunks, marks.chunks[marks.chunks <= last]):
+            self._fill_ranker()
+            return
+        self._last_chunk = last
+        self._ranker.archive(marks.chunks[marks.archived & (marks.chunks <= last)].tolist())
+
+    def _save_words(self) -> None:
+        """Keep the word index in the store, for processes to come."""
+        if self.read_only:
+            return
+        self._num_unsaved = 0
+        try:
+            self.store.put_cache(WORDS, self._ranker.dump())
+        except DialogueError as error:  # a full disk, say: the next process makes it anew
+            logger.warning("the word index was not kept: %s", error)
 
     def _latest_session(self, number: int) -> str:
         latest = list(self.store.turns(last=1)) if number else []

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import numpy as np
 
-from ._memory_core import MemoryCore
+from ._memory_core import WORDS, MemoryCore
 from .errors import DialogueError
 from .records import ForgetReport, Marks, Receipt
 from .salience import DEFAULT_POLICY, ForgettingPolicy, choose, salience
@@ -151,6 +151,9 @@ class MemoryRetention(MemoryCore):
                 return receipt
             turns = self._matching(source_id=source_id, turn=turn, session=session, before=before)
             self._flush_retrieved()
+            kept = self.store.get_cache(WORDS) is not None
+            if kept:
+                self._catch_up()  # the erasure deletes it, and it is soon made anew from memory
             try:
                 receipt = self.store.erase(turns, selector=selector)
             except DialogueError:
@@ -158,6 +161,8 @@ class MemoryRetention(MemoryCore):
                 raise
             if self._last_chunk:
                 self._ranker.remove(receipt.chunks)
+                if kept and receipt.chunks:
+                    self._save_words()
             remade = self._compact.remake(receipt)
             return replace(receipt, summaries_remade=tuple(s.summary for s in remade))
 

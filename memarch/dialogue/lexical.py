@@ -13,10 +13,12 @@ those of a fresh index of the documents that are left.
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,6 +191,63 @@ class LexicalIndex:
         self._norms = None
         return kept
 
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All but what is hidden, to be kept as a cache: `fill` of an empty index gives the same scores.
+
+        Names of threads that nothing is in any more are left out. Raises: ValueError before `compact` where something
+        was removed.
+        """
+        if any(self._removed):
+            raise ValueError("some documents were removed: call compact() first, their words are still here")
+        threads, codes = np.unique(np.array(self._threads, np.int32), return_inverse=True)
+        names = {code: name for name, code in self._thread_codes.items()}
+        arrays: dict[str, NDArray[Any]] = {
+            "chunks": self.chunks,
+            "lengths": self.lengths,
+            "cue_lengths": np.array(self._cue_lengths, np.int32),
+            "threads": codes.astype(np.int32),
+            "thread_names": pack_names(names[code] for code in threads.tolist()),
+        }
+        for name, postings in (("said", self._said), ("cues", self._cues)):
+            arrays[f"{name}_terms"] = pack_names(postings)
+            arrays[f"{name}_counts"] = np.array([len(slots) for slots in postings.values()], np.int32)
+            arrays[f"{name}_slots"] = np.frombuffer(b"".join(s.tobytes() for s in postings.values()), np.int32)
+        return arrays
+
+    def fill(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `to_arrays` gave, nothing of it hidden. ValueError where the arrays do not fit together."""
+        self._clear()
+        chunks, threads = arrays["chunks"], arrays["threads"]
+        names, size = unpack_names(arrays["thread_names"]), len(chunks)
+        columns = (arrays["lengths"], arrays["cue_lengths"], threads)
+        if any(len(column) != size for column in columns) or (np.diff(chunks) <= 0).any():
+            raise ValueError(f"expected {size} ascending chunks, and as many of everything else")
+        if size and (threads.min() < 0 or threads.max() >= len(names)):
+            raise ValueError(f"expected threads among {len(names)} names")
+        for name, postings in (("said", self._said), ("cues", self._cues)):
+            terms, counts, slots = (
+                unpack_names(arrays[f"{name}_terms"]),
+                arrays[f"{name}_counts"],
+                arrays[f"{name}_slots"],
+            )
+            ends = np.cumsum(counts)
+            if len(terms) != len(counts) or len(slots) != counts.sum() or (len(slots) and slots.max() >= size):
+                raise ValueError(f"expected places of {len(terms)} terms")
+            for term, start, end in zip(terms, (ends - counts).tolist(), ends.tolist(), strict=True):
+                postings[term] = array("i", slots[start:end].tobytes())
+        order = np.argsort(threads, kind="stable")
+        earlier, later = order[:-1], order[1:]
+        mates = threads[earlier] == threads[later]
+        previous, following = np.full(size, -1, np.int32), np.full(size, -1, np.int32)
+        previous[later[mates]], following[earlier[mates]] = earlier[mates], later[mates]
+        self._chunks = array("q", chunks.astype(np.int64).tobytes())
+        self._lengths, self._cue_lengths, self._threads, self._previous, self._next = (
+            array("i", column.astype(np.int32).tobytes()) for column in (*columns, previous, following)
+        )
+        self._alive, self._removed = bytearray(b"\1" * size), bytearray(size)
+        self._thread_codes = {name: code for code, name in enumerate(names)}
+        self._thread_ends = {int(threads[slot]): int(slot) for slot in np.flatnonzero(following < 0)}
+
     def scores(self, query: str | Sequence[str] | dict[str, float]) -> Scores:
         """BM25 of every slot `[num_slots]`; 0 where nothing matches, and for hidden documents.
 
@@ -267,3 +326,14 @@ class LexicalIndex:
         mean = max(float(lengths[alive].mean()), 1e-9)
         self._norms = (weights.k1 * (1 - weights.b + weights.b * lengths / mean)).astype(np.float32)
         return self._norms
+
+
+def pack_names(names: Iterable[str]) -> NDArray[np.uint8]:
+    """Strings as one array of bytes."""
+    return np.frombuffer(json.dumps(list(names)).encode(), np.uint8)
+
+
+def unpack_names(packed: NDArray[np.uint8]) -> list[str]:
+    """The inverse of `pack_names`."""
+    names: list[str] = json.loads(packed.tobytes())
+    return names

@@ -6,6 +6,8 @@ through two of its methods. It works without vectors, and with vectors for some 
 
 from __future__ import annotations
 
+import io
+import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from memarch.dialogue.cues import cue_text, first_person, roles_asked_about
 from memarch.dialogue.cues import embedding_text as embedding_text
-from memarch.dialogue.lexical import LexicalIndex, LexicalWeights
+from memarch.dialogue.lexical import LexicalIndex, LexicalWeights, pack_names, unpack_names
 from memarch.dialogue.records import Chunk
 from memarch.dialogue.words import Words
 
@@ -25,6 +27,9 @@ Nearest = Callable[[Floats, int], tuple[Ids, Floats]]
 """`Store.nearest`: a query vector `[dim]` and k to chunk numbers and cosines, best first."""
 Vectors = Callable[[Ids], tuple[Ids, Floats]]
 """`Store.get_vectors`: chunk numbers to those found and their unit vectors `[n, dim]`."""
+
+_FORMAT = "memarch words 1"
+"""Another number wherever `cues` or the layout of `Ranker.dump` changes."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,41 @@ class Ranker:
             old: array[int] | array[float] = getattr(self, name)
             setattr(self, name, array(old.typecode, np.array(old)[kept].tobytes()))
         self._prior = self._sample = None
+
+    def dump(self) -> bytes:
+        """All that was added, archived or not, for `load` in another process; it tells every word that was said."""
+        roles, codes = np.unique(np.array(self._roles, np.int32), return_inverse=True)
+        names = {code: name for name, code in self._role_codes.items()}
+        file = io.BytesIO()
+        np.savez(
+            file,
+            identity=pack_names([_FORMAT, self.lexical.words.identity]),
+            turns=np.array(self._turns, np.int64),
+            roles=codes.astype(np.int32),
+            told=np.array(self._told, np.float32),
+            role_names=pack_names(names[code] for code in roles.tolist()),
+            **self.lexical.to_arrays(),
+        )
+        return file.getvalue()
+
+    def load(self, data: bytes) -> bool:
+        """Take over what `dump` gave, nothing of it archived; False, and empty, if it is damaged or of another kind."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                if unpack_names(arrays["identity"]) != [_FORMAT, self.lexical.words.identity]:
+                    return False
+                self.lexical.fill(arrays)
+                turns, roles, told = arrays["turns"], arrays["roles"], arrays["told"]
+                names = unpack_names(arrays["role_names"])
+                if not self.lexical.num_slots == len(turns) == len(roles) == len(told):
+                    raise ValueError("expected one turn, role and measure a chunk")
+        except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, zipfile.BadZipFile):
+            self.lexical.fill(LexicalIndex(words=self.lexical.words).to_arrays())
+            return False
+        self._turns, self._roles = array("q", turns.tobytes()), array("i", roles.tobytes())
+        self._told, self._role_codes = array("f", told.tobytes()), {name: i for i, name in enumerate(names)}
+        self._prior = self._sample = None
+        return True
 
     def forget_vectors(self) -> None:
         """Call this when another embedder is used: a sample of the old vectors is kept otherwise."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
+from importlib.metadata import version
 from typing import Any
 
 # The usual English function words; contractions appear without their apostrophe part.
@@ -31,7 +34,7 @@ class Words:
     """
 
     def __init__(self, language: str | None = "english", *, stop_words: frozenset[str] = ENGLISH_STOP_WORDS) -> None:
-        self._stop_words = stop_words
+        self._language, self._stop_words = language, stop_words
         self._stemmer: Any = None if language is None else _stemmer(language)
 
     def __call__(self, text: str) -> list[str]:
@@ -42,6 +45,13 @@ class Words:
             words = [part for word in words for part in _pairs(word)]
         stemmed: list[str] = self._stemmer.stemWords(words) if self._stemmer else words
         return stemmed
+
+    @property
+    def identity(self) -> str:
+        """Equal only where the same text gives the same terms: what was indexed with another one must be made anew."""
+        stop = hashlib.sha256(" ".join(sorted(self._stop_words)).encode()).hexdigest()[:16]
+        stemmer = "none" if self._stemmer is None else f"{self._language} {version('PyStemmer')}"
+        return f"1, {stemmer}, stop words {stop}, Unicode {unicodedata.unidata_version}"
 
 
 def _pairs(word: str) -> list[str]:

@@ -165,3 +165,51 @@ def test_postings_are_compact():
         index.add(i, "a duck swims across ponds near mills", cue="ada", thread=str(i // 50))
     size = sum(p.itemsize * len(p) for group in (index._said, index._cues) for p in group.values())
     assert size == 4 * 2000 * 7
+
+
+def test_kept_arrays_give_the_same_index_again():
+    chance, documents = random.Random(5), []
+    for chunk in range(1, 60):
+        text = " ".join(chance.choices(WORDS, k=chance.randint(0, 6)))
+        documents.append((3 * chunk, text, chance.choice(WORDS), f"t{chance.randrange(4)}"))
+    index = make(documents)
+    index.hide(30)
+    with pytest.raises(ValueError, match="call compact"):
+        index.remove(3)
+        index.to_arrays()
+    index.compact()
+    again = LexicalIndex(WEIGHTS, words=PLAIN)
+    again.fill(index.to_arrays())
+    assert again.chunks.tolist() == index.chunks.tolist() and len(again) == 58  # nothing is hidden any more
+    assert_same(again, documents[1:], "ada bees fox")
+    more = (1000, "ada fox", "elm", "t2")
+    again.add(more[0], more[1], cue=more[2], thread=more[3])
+    again.hide(33)
+    assert_same(again, [d for d in [*documents[1:], more] if d[0] != 33], "ada bees elm")
+    again.fill(LexicalIndex(words=PLAIN).to_arrays())
+    assert len(again) == again.num_slots == 0
+
+
+def test_kept_arrays_hold_nothing_of_what_was_removed():
+    index = make([(1, "ada bees", "clay", "a thread"), (2, "dune", "elm", "another")])
+    index.remove(1)
+    index.compact()
+    kept = b"".join(array.tobytes() for array in index.to_arrays().values())
+    assert not any(word in kept for word in (b"ada", b"bees", b"clay", b"a thread")) and b"another" in kept
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("chunks", lambda a: a[::-1]),
+        ("lengths", lambda a: a[1:]),
+        ("threads", lambda a: a + 1),
+        ("said_counts", lambda a: a + 1),
+        ("said_slots", lambda a: a + 2),
+        ("cues_terms", lambda a: a[:0]),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(name, change):
+    arrays = make([(1, "ada bees", "clay", "a"), (2, "dune", "elm", "a")]).to_arrays()
+    with pytest.raises(ValueError):
+        LexicalIndex(words=PLAIN).fill({**arrays, name: change(arrays[name])})

@@ -6,6 +6,7 @@ import pytest
 
 from memarch.dialogue.ranking import Ranker, RankingWeights
 from memarch.dialogue.records import Chunk
+from memarch.dialogue.words import Words
 
 START = datetime(2024, 5, 6, 9, tzinfo=UTC)  # a Monday
 TOPICS = {"dog": 0, "puppy": 0, "car": 1, "vehicle": 1, "sea": 2, "ocean": 2}
@@ -248,3 +249,42 @@ def test_wrong_arguments_are_told():
         ranker.rank("dog", query_vector=embed("dog"))
     with pytest.raises(ValueError, match="must ascend"):
         ranker.add(chunk(2, "again"))
+
+
+def test_what_was_dumped_ranks_the_same():
+    words = ["dog", "car", "sea", "puppy", "vehicle", "ocean"] * 4
+    chunks = [
+        chunk(i, f"I saw the {word} {i}", role="Bo" if i % 3 else "Ada", session=f"s{i % 2}")
+        for i, word in enumerate(words, 1)
+    ]
+    chunks[4] = replace(chunks[4], archived_at=9)
+    ranker, store = fill(chunks), Vectors(chunks, without=(5,))
+    again = Ranker()
+    assert again.load(ranker.dump())
+    again.archive([5])
+    later = chunk(99, "Bo has a dog", role="Cy", session="s0")
+    for each in (ranker, again):
+        each.add(later)
+        each.remove([2])
+    for query in ("dog", "What did Bo say of the car?", "I"):
+        assert search(again, query, store) == search(ranker, query, store) != []
+    assert again.dump() == ranker.dump()
+    assert b"vehicle 2" not in again.dump()
+
+
+def test_a_damaged_or_foreign_dump_is_not_taken_over():
+    ranker = fill([chunk(i, f"dog number {i}", role="Ada" if i % 2 else "Bo") for i in range(1, 30)])
+    data, chance = ranker.dump(), np.random.default_rng(0)
+    assert not Ranker(words=Words(None)).load(data)
+    bad = [b"", b"x", data[: len(data) // 2]]
+    for position in chance.integers(0, len(data), 60):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << int(chance.integers(8))
+        bad.append(bytes(flipped))
+    for each in bad:
+        other = Ranker()
+        # A bit that no checksum covers (a date in the archive, say) does no harm.
+        assert (other.dump() == data) if other.load(each) else len(other) == other.lexical.num_slots == 0
+        if not len(other):
+            other.add(chunk(1, "a dog"))
+            assert numbers(other.rank("dog")) == [1]

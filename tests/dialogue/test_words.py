@@ -44,3 +44,8 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "Stemmer", None)
     with pytest.raises(ImportError, match=r"pip install 'memarch\[chat\]'"):
         Words()
+
+
+def test_the_identity_tells_tokenizers_apart():
+    made = [Words(), Words(None), Words("german"), Words(stop_words=frozenset({"a"}))]
+    assert len({words.identity for words in made}) == 4 and Words().identity == made[0].identity

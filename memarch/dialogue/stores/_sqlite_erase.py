@@ -38,6 +38,7 @@ def erase_turns(db: Database, vectors: Vectors, turns: Sequence[int], selector: 
         with db.transaction() as connection:
             connection.execute(f"DELETE FROM summaries WHERE summary {_IN}", (json.dumps(dropped),))
             connection.execute(f"DELETE FROM turns WHERE turn {_IN}", (numbers,))
+            connection.execute("DELETE FROM caches")
             receipt = connection.execute(
                 "INSERT INTO receipts (time, selector, turns, source_ids, chunks, summaries) VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -61,7 +62,7 @@ def erase_everything(db: Database, vectors: Vectors) -> Receipt:
         chunks = _column(db, "SELECT chunk FROM chunks ORDER BY chunk")
         summaries = _column(db, "SELECT summary FROM summaries ORDER BY summary")
         with db.transaction() as connection:
-            for table in ("summaries", "turns", "receipts", "settings"):
+            for table in ("summaries", "turns", "receipts", "settings", "caches"):
                 connection.execute(f"DELETE FROM {table}")
             connection.execute("DELETE FROM sqlite_sequence")
             connection.execute("UPDATE state SET generation = generation + 1, pending_erasure = ?", (_EVERYTHING,))

@@ -48,7 +48,10 @@ _CREATE = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_CREATE,)
+# What was made of texts and can be made again: an erasure deletes all of it in its own transaction.
+_CREATE_CACHES = ("CREATE TABLE caches (cache INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, data BLOB NOT NULL)",)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_CREATE, _CREATE_CACHES)
 """The i-th holds the statements that lead from version i to i + 1; version 0 is an empty file. Only ever append."""
 
 

@@ -142,6 +142,13 @@ class Store(Protocol):
     def put_setting(self, name: str, value: str | None) -> None:
         """Store a setting; None deletes it."""
 
+    # Caches: what was made of texts and can be made again.
+    def get_cache(self, name: str) -> bytes | None:
+        """What `put_cache` kept. None at any time: after every erasure, or always in stores that keep none."""
+
+    def put_cache(self, name: str, data: bytes) -> None:
+        """Keep this until something is erased. Of what is erased, `data` must not hold anything."""
+
     # Erasure and health.
     def erase(self, turns: Sequence[int], *, selector: Mapping[str, str]) -> Receipt:
         """Delete turns, their chunks, vectors and every summary with one of them in its lineage, and leave no byte.

@@ -204,6 +204,13 @@ class PostgresStore:
                     "INSERT INTO settings (owner, name, value) VALUES (%s, %s, %s)", (owner, name, value)
                 )
 
+    def get_cache(self, name: str) -> bytes | None:
+        """See `Store.get_cache`. None: of several processes one may have missed an erasure and bring its words back."""
+        return None
+
+    def put_cache(self, name: str, data: bytes) -> None:
+        """See `Store.put_cache`. Keeps nothing."""
+
     def erase(self, turns: Sequence[int], *, selector: Mapping[str, str]) -> Receipt:
         """See `Store.erase`. StoreUnavailable while an older transaction reads: gone from the records all the same."""
         return erase_turns(self._db, self._vectors, turns, selector)

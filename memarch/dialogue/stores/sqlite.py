@@ -208,6 +208,16 @@ class SQLiteStore:
                 check_name(f"setting {name!r}", value)
                 connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
+    def get_cache(self, name: str) -> bytes | None:
+        """See `Store.get_cache`."""
+        data: bytes | None = self._db.value("SELECT data FROM caches WHERE name = ?", (name,))
+        return data
+
+    def put_cache(self, name: str, data: bytes) -> None:
+        """See `Store.put_cache`."""
+        with self._db.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO caches (name, data) VALUES (?, ?)", (name, data))
+
     def erase(self, turns: Sequence[int], *, selector: Mapping[str, str]) -> Receipt:
         """See `Store.erase`. StoreLocked if a reader keeps an older state open: gone from the records all the same."""
         return erase_turns(self._db, self._vectors, turns, selector)

@@ -105,3 +105,18 @@ def test_erase_user_leaves_nothing_of_this_user_and_all_of_others(world):
     assert [turn.text for turn in store.turns()] == ["anew"] and store.verify() == other.verify() == []
     store.close()
     assert world.users() == ["ada", "bob"]
+
+
+def test_a_cache_is_gone_after_an_erasure(world):
+    store, other = filled(world)[0], filled(world, user="bob")[0]
+    for each in (store, other):
+        each.put_cache("words", b"older")
+        each.put_cache("words", b"every word\0")
+    kept = store.get_cache("words")
+    assert kept in (b"every word\0", None) and store.get_cache("other") is None  # some stores keep none
+    store.erase([3], selector={})
+    assert store.get_cache("words") is None and other.get_cache("words") == kept
+    store.put_cache("words", b"what is left")
+    store.erase_user()
+    assert store.get_cache("words") is None
+    assert not any("ada" in name for name in world.files_with(b"every word\0") + world.files_with(b"what is left"))

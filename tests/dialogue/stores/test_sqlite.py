@@ -199,7 +199,7 @@ def test_a_newer_schema_is_refused_untouched(world, home):
     edit(home, "PRAGMA user_version = 99")
     before = (home / "memory.db").read_bytes()
     for read_only in (False, True):
-        with pytest.raises(StoreUnavailable, match="schema version 99; this memarch knows up to 1: upgrade"):
+        with pytest.raises(StoreUnavailable, match="schema version 99; this memarch knows up to 2: upgrade"):
             world.open(read_only=read_only)
     assert (home / "memory.db").read_bytes() == before
 
@@ -222,17 +222,31 @@ def test_an_older_schema_is_migrated_in_one_step_or_not_at_all(world, home, monk
     breaking = (*_sqlite_schema.MIGRATIONS, (good, "UPDATE turns SET mood = 'odd'", "UPDATE nothing SET x = 1"))
     with monkeypatch.context() as patch:
         patch.setattr(_sqlite_schema, "MIGRATIONS", breaking)
-        with pytest.raises(MigrationError, match="from schema version 1 to 2 .* it is as it was"):
+        with pytest.raises(MigrationError, match="from schema version 2 to 3 .* it is as it was"):
             world.open()
         with pytest.raises(StoreUnavailable, match="open it once for writing"):
             world.open(read_only=True)
-    store = world.open()  # this memarch knows version 1 only, and that is what it finds
+    store = world.open()  # this memarch knows version 2 only, and that is what it finds
     assert list(store.turns()) == turns and store.verify() == []
     store.close()
     monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", (*_sqlite_schema.MIGRATIONS, (good,), ("CREATE TABLE more (x)",)))
     store = world.open()
-    assert store._db.value("PRAGMA user_version") == 3 and store._db.value("SELECT mood FROM turns") == "calm"
+    assert store._db.value("PRAGMA user_version") == 4 and store._db.value("SELECT mood FROM turns") == "calm"
     assert list(store.turns()) == turns and store.nearest(vectors[4], 1)[0].tolist() == [5] and store.verify() == []
+
+
+def test_the_first_schema_becomes_the_current_one(world, home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(_sqlite_schema, "MIGRATIONS", _sqlite_schema.MIGRATIONS[:1])
+        patch.setattr(SQLiteStore, "close", lambda store: store._db.close() or store._lock.release())
+        store = world.open()
+        store.add_turns([new_turn("kept")])
+        store.close()
+    store = world.open()
+    assert store._db.value("PRAGMA user_version") == 2 and [turn.text for turn in store.turns()] == ["kept"]
+    store.put_cache("words", b"1")
+    store.close()
+    assert world.open().get_cache("words") == b"1"
 
 
 def test_a_database_without_tables_becomes_a_memory(world, home):
