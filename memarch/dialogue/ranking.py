@@ -11,6 +11,7 @@ import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,16 +125,16 @@ class Ranker:
         """All that was added, archived or not, for `load` in another process; it tells every word that was said."""
         roles, codes = np.unique(np.array(self._roles, np.int32), return_inverse=True)
         names = {code: name for name, code in self._role_codes.items()}
-        file = io.BytesIO()
-        np.savez(
-            file,
-            identity=pack_names([_FORMAT, self.lexical.words.identity]),
-            turns=np.array(self._turns, np.int64),
-            roles=codes.astype(np.int32),
-            told=np.array(self._told, np.float32),
-            role_names=pack_names(names[code] for code in roles.tolist()),
+        arrays: dict[str, Any] = {
             **self.lexical.to_arrays(),
-        )
+            "identity": pack_names([_FORMAT, self.lexical.words.identity]),
+            "turns": np.array(self._turns, np.int64),
+            "roles": codes.astype(np.int32),
+            "role_names": pack_names(names[code] for code in roles.tolist()),
+            "told": np.array(self._told, np.float32),
+        }
+        file = io.BytesIO()
+        np.savez(file, **arrays)
         return file.getvalue()
 
     def load(self, data: bytes) -> bool:

@@ -362,3 +362,24 @@ def test_records_too_damaged_to_count_are_still_reported(
     problem = Problem("integrity", "malformed", repairable=False)
     monkeypatch.setattr(memory.store, "verify", lambda deep: [problem])
     assert memory.verify().problems == (problem,) and memory.verify().num_checked == {}
+
+
+def test_summaries_may_wait_for_several_turns(tmp_path: Path) -> None:
+    with DialogueMemory(tmp_path, embedder="none", summary_every_turns=3) as memory:
+        for number, expected in enumerate([0, 0, 3, 3, 3, 6], 1):
+            memory.add("user", f"Fact number {number} is about bicycles.")
+            memory.summary()
+            assert max((s.last_turn for s in memory.store.summaries()), default=0) == expected
+    with pytest.raises(ValueError, match="every_turns must be at least 1; got 0"):
+        DialogueMemory(tmp_path, embedder="none", summary_every_turns=0)
+
+
+def test_a_small_index_answers_as_the_exact_one(tmp_path: Path, memory: DialogueMemory) -> None:
+    with DialogueMemory(tmp_path / "small", embedder=FakeEmbedder(), max_exact_chunks=3) as small:
+        for each in (memory, small):
+            for fact in FACTS:
+                each.add("user", fact, time=datetime(2026, 1, 31, tzinfo=UTC))
+        for query in FACTS:
+            found, expected = small.search(query), memory.search(query)
+            assert [hit.turn for hit in found] == [hit.turn for hit in expected]
+            assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected])
