@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
-from ._memory_core import Progress, logger, new_turn
+from ._memory_core import SAVE_WORDS_EVERY, Progress, logger, new_turn
 from ._memory_retention import MemoryRetention
 from .budget import Budget
 from .compact import Summarizer
@@ -134,11 +134,15 @@ class DialogueMemory(MemoryRetention):
     def index(self, progress: Progress | None = None) -> int:
         """Embed what has no vector of the current embedder, in batches that are durable one by one; how many.
 
+        After many their words are indexed too, so that the next process finds all at once.
         Raises: EmbedderError: turns and earlier vectors stay as they are, and a later call goes on.
         """
         with self._lock:
             self._writable()
-            return self._index(progress)
+            done = self._index(progress)
+            if done >= SAVE_WORDS_EVERY:
+                self._catch_up()
+            return done
 
     # Reading.
 

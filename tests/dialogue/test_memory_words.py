@@ -6,18 +6,22 @@ from pathlib import Path
 import pytest
 
 from memarch.dialogue import _memory_core
+from memarch.dialogue import memory as memory_module
 from memarch.dialogue._memory_core import WORDS
 from memarch.dialogue.errors import StoreUnavailable
 from memarch.dialogue.memory import DialogueMemory
 from memarch.dialogue.ranking import Ranker
 from memarch.dialogue.stores.sqlite import SQLiteStore
 
+from ._fakes import FakeEmbedder
+
 TOPICS = ("dog", "car", "sea", "boat", "oven", "lamp")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_memory_core, "SAVE_WORDS_EVERY", 10)
+    for module in (_memory_core, memory_module):
+        monkeypatch.setattr(module, "SAVE_WORDS_EVERY", 10)
 
 
 @pytest.fixture
@@ -72,6 +76,15 @@ def test_the_next_process_reads_it_instead_of_the_texts(tmp_path: Path, indexed:
     del indexed[:]
     with open_it(tmp_path) as memory:
         assert answers(memory) == expected and indexed == []
+
+
+def test_embedding_many_keeps_it_too(tmp_path: Path, indexed: list[int]) -> None:
+    with DialogueMemory(tmp_path, user="ada", embedder=FakeEmbedder()) as memory:
+        fill(memory)
+        assert memory.index() == 24 and memory.store.get_cache(WORDS) is not None
+        fill(memory, 25, 3)
+        del indexed[:]
+        assert memory.index() == 3 and indexed == []
 
 
 def test_a_small_memory_keeps_none(tmp_path: Path) -> None:
