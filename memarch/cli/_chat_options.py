@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -28,6 +28,7 @@ class Options:
     user: str = "default"
     vectors: str | None = None
     embedder: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.go_on and self.session is not None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
+import os
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from ._chat_history import InputHistory, history_file
+from ._chat_json import JsonScreen
+from ._chat_load import Loader
+from ._chat_loop import messages, stdin_lines, talk
 from ._chat_options import Options
+from ._chat_screen import Screen
+from ._chat_state import Chat
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from memarch.dialogue.generators.base import Generator
     from memarch.dialogue.memory import DialogueMemory
 
@@ -23,23 +34,83 @@ def run(options: Options) -> int:
     from memarch.dialogue.generators.registry import open_generator
 
     generator = open_generator(options.model, timeout_seconds=options.timeout_seconds)
-    with opened_memory(options, generator) as memory:
+    with _leaving_orderly(), opened_memory(options, generator) as memory:
         if options.replay is not None:
-            from rich.console import Console
+            return _replay(options, memory, generator)
+        try:
+            return _chat(options, memory, generator)
+        except BrokenPipeError:
+            # The reader (head, less) has enough; without this the interpreter complains once more while it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
-            replay = importlib.import_module(f"{__package__}._chat_replay").replay
-            return int(
-                replay(
-                    memory,
-                    generator,
-                    options.replay,
-                    options.ask,
-                    console=Console(),
-                    budget_tokens=options.budget_tokens,
-                    json=options.as_json,
-                )
-            )
-        raise ValueError("not yet")
+
+def _replay(options: Options, memory: DialogueMemory, generator: Generator) -> int:
+    from rich.console import Console
+
+    from ._chat_replay import replay
+
+    assert options.replay is not None
+    return replay(
+        memory,
+        generator,
+        options.replay,
+        options.ask,
+        console=Console(),
+        budget_tokens=options.budget_tokens,
+        json=options.as_json,
+    )
+
+
+def _chat(options: Options, memory: DialogueMemory, generator: Generator) -> int:
+    from memarch.dialogue.session import ChatSession, latest_session
+
+    name = latest_session(memory) if options.go_on else options.session
+    session = ChatSession(
+        memory, generator, system=options.system, budget_tokens=options.budget_tokens, session=name
+    )  # fmt: skip
+    session.incognito = options.no_log
+    is_terminal = not options.as_json and options.message is None and sys.stdin.isatty() and sys.stdout.isatty()
+    chat = Chat(memory, session, _screen(options, is_terminal), Loader(generator, memory), options)
+    if is_terminal:
+        return _in_terminal(chat, resumed=name is not None)
+    chat.show_opening(resumed=name is not None)
+    if session.pending() is not None:
+        chat.screen.note("the last message of this session was not answered: /retry answers it")
+    if options.message is None:
+        return talk(chat, messages(stdin_lines()))
+    if options.message != "-":
+        return talk(chat, [options.message])
+    return talk(chat, [sys.stdin.buffer.read().decode("utf-8").strip("\n")])
+
+
+def _in_terminal(chat: Chat, *, resumed: bool) -> int:
+    try:
+        from ._chat_terminal import Terminal
+    except ImportError as error:
+        raise ImportError(f"typing in a terminal needs a package ({error}): pip install 'memarch[chat]'") from error
+    options = chat.options
+    is_encrypted = getattr(chat.memory.store, "key", None) is not None or options.key is not None
+    if not options.no_log and not is_encrypted:
+        chat.history = InputHistory(history_file(chat.memory.store.location, chat.memory.user))
+    chat.show_opening(resumed=resumed)
+    if options.go_on and not resumed:
+        chat.screen.note("there is no earlier session: this is the first")
+    chat.screen.note('/help lists commands, """ begins a long message, Ctrl-C stops an answer, Ctrl-D leaves')
+    terminal = Terminal(chat)
+    chat.loader.start(then=lambda error: None if error is None else chat.screen.error(error))
+    terminal.offer_pending()
+    return terminal.run()
+
+
+def _screen(options: Options, is_terminal: bool) -> Screen:
+    if options.as_json:
+        return JsonScreen(stream=options.stream)
+    if not is_terminal:
+        return Screen(stream=options.stream)
+    from rich.console import Console
+
+    return Screen(Console(), stream=options.stream)
 
 
 @contextmanager
@@ -62,6 +133,23 @@ def opened_memory(options: Options, generator: Generator) -> Iterator[DialogueMe
             summarizer=summarizer_of(generator) if options.model_summaries else None,
             summary_every_turns=MODEL_SUMMARY_TURNS if options.model_summaries else 1,
             read_only=read_only,
+            key=options.key,
         ) as memory:
             use_embedder(memory, options.embedder)
             yield memory
+
+
+@contextmanager
+def _leaving_orderly() -> Iterator[None]:
+    """A polite kill, or a terminal that goes away, ends the process as an exit does: what came so far is stored."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    old = {name: signal.signal(getattr(signal, name), leave) for name in names if hasattr(signal, name)}
+    try:
+        yield
+    finally:
+        for name, handler in old.items():
+            signal.signal(getattr(signal, name), handler)

@@ -87,7 +87,7 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     for position, column in enumerate(columns):
         table.add_column(column, overflow="fold", ratio=1 if position == len(columns) - 1 else None)
     for row in rows:
-        table.add_row(*(Text(_lines(cell)) if isinstance(cell, str) else cell for cell in row))
+        table.add_row(*(Text(lines(cell)) if isinstance(cell, str) else cell for cell in row))
     return table
 
 
@@ -163,7 +163,8 @@ def _console() -> Console:
     return Console()
 
 
-def _lines(text: str) -> str:
+def lines(text: str) -> str:
+    """`text` as it may be shown on a terminal: lines stay, control characters and marks that reorder do not."""
     return _harmless(text).replace("\t", "    ")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ._chat_options import Options
-from ._memory_open import EmbedderOption, PathOption, UserOption, VectorsOption, utf8
+from ._memory_open import EmbedderOption, KeyFileOption, PathOption, UserOption, VectorsOption, utf8
 
 EXIT_CODES = (
     "Exit codes: 0 fine; 1 the model could not answer; 2 bad usage; 3 the store or a file could not be used; "
@@ -60,6 +60,7 @@ def chat(
     path: PathOption = None,
     user: UserOption = "default",
     vectors: VectorsOption = None,
+    key_file: KeyFileOption = None,
     embedder: EmbedderOption = None,
 ) -> None:
     """Talk with a model that remembers what was said, in this session and in all before it.
@@ -68,13 +69,14 @@ def chat(
     one. The first thing that fails ends it. `/help` lists the commands.
     """
     from ._chat_run import run
-    from ._memory_open import failing
+    from ._memory_open import failing, read_key
 
     with failing():
         options = Options(
             message=message, go_on=go_on, session=session, model=model, system=system, budget_tokens=budget,
             model_summaries=summaries is Summaries.model, timeout_seconds=timeout, no_log=no_log, stream=not no_stream,
             yes=yes, as_json=as_json, replay=replay, ask=ask, path=path, user=user, vectors=vectors, embedder=embedder,
+            key=read_key(key_file),
         )  # fmt: skip
         code = run(options)
     if code:

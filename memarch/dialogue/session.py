@@ -186,7 +186,7 @@ class ChatSession:
             yield Stored(asked)
         self._prompt = None
         started = time.perf_counter()
-        prompt = self._compose(asked, replacing)
+        prompt, shown = self._compose(asked, replacing)
         self._prompt = prompt
         yield Composed(prompt, 1000 * (time.perf_counter() - started))
         pieces: list[str] = []
@@ -194,7 +194,7 @@ class ChatSession:
         status: Status = "failed"
         stream = self.generator.stream(
             prompt.messages,
-            hits=prompt.hits,
+            hits=shown,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop=self._stop,
@@ -215,7 +215,8 @@ class ChatSession:
             self.last_answer = self._finish("".join(pieces), status, replacing, seconds, first)
         yield self.last_answer
 
-    def _compose(self, asked: Turn, replacing: Sequence[Turn]) -> Prompt:
+    def _compose(self, asked: Turn, replacing: Sequence[Turn]) -> tuple[Prompt, tuple[Hit, ...]]:
+        """The prompt, and the hits that stand in it, as memories or among the last turns: all can be quoted."""
         hidden = {asked.turn, *(turn.turn for turn in replacing)}
         hits = self.memory.search(asked.text, self.num_retrieved + len(hidden), note_use=not self._incognito)
         recent = self.memory.turns(session=self.session, last=self.num_recent + len(hidden))
@@ -223,10 +224,11 @@ class ChatSession:
         context = self.generator.context_tokens
         room = context - min(self.max_tokens, context // 4)
         try:
-            return compose(
+            prompt = compose(
                 asked.text,
                 system=self.system,
-                compact=self.memory.summary(),
+                # Where the last turns are all there is, a summary says nothing new.
+                compact="" if len(recent) + len(hidden) >= self.memory.store.last_turn() else self.memory.summary(),
                 hits=[hit for hit in hits if hit.turn not in hidden][: self.num_retrieved],
                 recent=recent,
                 budget=replace(self._shares, tokens=max(1, min(self.budget_tokens, room))),
@@ -235,6 +237,8 @@ class ChatSession:
             )
         except ValueError as error:
             raise ContextExceeded(str(error)) from error
+        there = {*prompt.report.part("retrieved").kept, *prompt.report.part("recent").kept}
+        return prompt, tuple(hit for hit in hits if hit.turn not in hidden and hit.source_id in there)
 
     def _finish(
         self,
