@@ -20,7 +20,7 @@ help: ## list the targets
 setup: $(FULL) ## prepare .venv with everything (extras all and dev)
 	@echo "Ready: $(VENV) has everything. Next: make demo, make test."
 
-demo: $(DEMO) ## train a small memory model on English text, show samples and a table (three to seven minutes with set-up)
+demo: $(DEMO) ## train a small memory model, then a long dialogue and what memory knows of it (four to eight minutes with set-up, 640 MB)
 	@$(VENV)/bin/memarch demo
 
 test: lint ## everything CI runs: lint, types, import rules, tests
@@ -58,7 +58,7 @@ $(FULL): $(INPUTS)
 	@touch $(DEMO) $(FULL)
 
 $(DEMO): $(INPUTS)
-	$(call install,train,60 MB more; about half a minute)
+	$(call install,train$(comma)chat,240 MB more: a third is the model that finds by meaning; about a minute)
 	@touch $(DEMO)
 
 comma := ,

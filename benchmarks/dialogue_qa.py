@@ -43,7 +43,7 @@ from memarch.dialogue.generators.registry import EXTRACTIVE, open_generator
 
 NAME = "dialogue_qa"
 CACHE = Path("runs") / NAME / "answers.jsonl"
-WAVE = 60
+WAVE = 24
 """Questions that are answered by every arm before the next ones are begun."""
 ByArm = dict[tuple[int, str], list[list[Answered]]]
 """By budget and arm: answers of each conversation."""

@@ -62,7 +62,7 @@ class Fed:
 class Evidence:
     """Where a piece of evidence is.
 
-    turn, age_turns: None if the memory has no turn of this name. rank: among the memories found, from 1; None if it is
+    turn, age_turns, text: None if the memory has no turn of this name. rank: among the memories found, from 1; None if it is
     not. part: of the prompt in which it stands, "retrieved" or "recent"; None if in neither (a summary may tell of it).
     """
 
@@ -71,6 +71,7 @@ class Evidence:
     age_turns: int | None
     rank: int | None
     part: str | None
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,11 @@ class Replay:
         pieces = []
         for name in question.evidence:
             turn = self._turn(name)
-            place = None if turn is None else turn.turn
-            age = None if turn is None else last - turn.turn
-            pieces.append(Evidence(name, place, age, ranks.get(name), parts.get(name)))
+            if turn is None:
+                pieces.append(Evidence(name, None, None, None, None))
+            else:
+                place = (turn.turn, last - turn.turn, ranks.get(name), parts.get(name))
+                pieces.append(Evidence(name, *place, turn.text))
         return Found(question, prompt, tuple(pieces), elapsed)
 
     def answer(self, found: Found, *, max_tokens: int = 128, stop: StopSignal | None = None) -> Iterator[str]:

@@ -1,8 +1,11 @@
-"""The demo: every act is there, the act on language models runs end to end at a tiny size."""
+"""The demo: every act is there, the acts run end to end at a tiny size."""
 
 import importlib
 import io
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,7 +13,9 @@ from typer.testing import CliRunner
 
 from memarch.cli import demo
 from memarch.cli.app import app
-from memarch.cli.demo import language_model
+from memarch.cli.demo import chat, language_model
+from memarch.data.dialogues import generate_dialogue
+from memarch.dialogue.questions import Question
 from memarch.models import MemoryLMConfig
 from memarch.training import LMSettings
 
@@ -72,9 +77,11 @@ def test_every_act_can_be_performed() -> None:
 def test_the_command_performs_the_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(language_model, "run", lambda options, console: seen.append(options))
+    monkeypatch.setattr(chat, "run", lambda options, console: seen.append("chat"))
     result = CliRunner().invoke(app, ["demo", "--minutes", "0.5", "--seed", "7"])
-    assert result.exit_code == 0 and "Act 1 of 1: a language model that remembers with Yaad" in result.output
-    assert seen == [demo.DemoOptions(minutes=0.5, steps=None, seed=7)]
+    assert result.exit_code == 0 and "Act 1 of 2: a language model that remembers with Yaad" in result.output
+    assert "Act 2 of 2: a chat that remembers" in result.output
+    assert seen == [demo.DemoOptions(minutes=0.5, steps=None, seed=7), "chat"]
     for options, message in ((["--minutes", "0"], "--minutes must be positive"), (["--steps", "0"], "--steps must be")):
         result = CliRunner().invoke(app, ["demo", *options])
         assert result.exit_code == 2 and message in result.stderr
@@ -82,3 +89,58 @@ def test_the_command_performs_the_acts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_real_sizes_are_valid() -> None:
     assert replace(language_model.CONFIG, mixer="attention").d_model == language_model.CONFIG.d_model
+
+
+def converse(figure: Path, *, is_terminal: bool = False) -> str:
+    file = io.StringIO()
+    console = Console(file=file, width=100, force_terminal=is_terminal, color_system=None)
+    chat.run(demo.DemoOptions(1.0, None, 0), console, num_turns=180, embedder="none", figure=figure)
+    return file.getvalue()
+
+
+def test_the_chat_asks_ten_questions_and_says_what_they_rest_on(tmp_path: Path) -> None:
+    text = converse(tmp_path / "runs" / "chat.png")
+    assert "A made-up dialogue of 180 turns" in text and "by words alone" in text
+    assert all(f"\n{number}/10  " in text for number in range(1, 11))
+    assert text.count("    expected: ") == 10 and "    evidence: S" in text
+    assert "All 16 questions about it: recall of the evidence " in text
+    assert (tmp_path / "runs" / "chat.png").read_bytes().startswith(b"\x89PNG")
+    assert "Talk to this memory" not in text
+
+
+def test_the_chat_goes_on_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: Path, *_: object, **__: object) -> None:
+        raise ImportError("drawing needs matplotlib")
+
+    monkeypatch.setattr("memarch.cli._replay_figure.draw", missing)
+    assert "No figure: drawing needs matplotlib." in converse(tmp_path / "chat.png")
+
+
+@pytest.mark.parametrize(("typed", "talks"), [("y", True), ("", False)])
+def test_a_chat_is_offered_on_a_terminal(
+    typed: str, talks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def talk(options: Any) -> int:
+        assert any(Path(options.path).iterdir())
+        seen.append(options)
+        return 0
+
+    monkeypatch.setattr("memarch.cli._chat_run.run", talk)
+    monkeypatch.setattr("memarch.dialogue.generators.registry.available", lambda: [])
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed + "\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    text = converse(tmp_path / "chat.png", is_terminal=True)
+    assert "Talk to this memory yourself (model: extractive)?" in text and len(seen) == talks
+    if talks:
+        assert (seen[0].model, seen[0].embedder) == ("extractive", "none")
+        assert not Path(seen[0].path).exists()
+
+
+def test_questions_are_of_all_kinds_and_from_the_whole_dialogue() -> None:
+    asked = [Question(q.question, q.answer, q.evidence, q.kind) for q in generate_dialogue(360, seed=0).questions]
+    chosen = chat.choose(asked, 10)
+    assert len(chosen) == 10 and set(Counter(q.kind for q in chosen).values()) == {2}
+    assert asked.index(chosen[0]) < len(asked) / 4 and [q for q in asked if q in chosen] == chosen
+    assert chat.choose(asked[:3], 10) == asked[:3] and chat.choose([], 10) == []

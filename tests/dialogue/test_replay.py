@@ -111,7 +111,7 @@ def test_evidence_is_told_by_part_rank_and_age(memory: DialogueMemory) -> None:
     first, recent, missed, unknown = found.evidence
     assert (first.turn, first.age_turns, first.part) == (11, 49, "retrieved") and first.rank in (1, 2)
     assert (recent.age_turns, recent.part) == (1, "recent")
-    assert missed == Evidence("t30", 31, 29, None, None)
+    assert missed == Evidence("t30", 31, 29, None, None, "A plain remark, number 30.")
     assert unknown == Evidence("gone", None, None, None, None)
     assert found.recall == pytest.approx(2 / 3)
     assert "crimson" in "".join(replay.answer(found))

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import INTERRUPTED, USAGE, fail
 
-ACTS: tuple[str, ...] = ("language_model",)
+ACTS: tuple[str, ...] = ("language_model", "chat")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DemoOptions:
 
 
 def demo(
-    minutes: Annotated[float, typer.Option(help="Wall-clock budget of the main training of an act.")] = 2.0,
+    minutes: Annotated[float, typer.Option(help="Wall-clock budget of the main training of an act.")] = 1.5,
     steps: Annotated[int | None, typer.Option(help="Exact number of training steps instead.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:
