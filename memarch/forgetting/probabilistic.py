@@ -41,7 +41,8 @@ class ProbabilisticForgetting:
         std: of the rows that stand in; None is the model's config.initializer_range.
         keep_rows: token ids never replaced; None spares the padding token of the embedding.
         gradient: "none": the embedding gets no gradient from a forgetting step at all, as in the paper (its `grad`
-            stays None, so an optimizer skips it; DistributedDataParallel then wants find_unused_parameters=True).
+            stays None, so an optimizer skips it; DistributedDataParallel then wants find_unused_parameters=True). It
+            learns in the steps between only: with `every=1` never.
             "kept_rows": rows that were not replaced learn as usual.
         seed: in [0, 2^64).
 
