@@ -41,7 +41,9 @@ def sqlcipher() -> ModuleType:
     try:
         from sqlcipher3 import dbapi2
     except ImportError as error:
-        raise StoreUnavailable("an encrypted memory needs SQLCipher: pip install 'memarch[encrypted]'") from error
+        raise StoreUnavailable(
+            "an encrypted memory needs SQLCipher: pip install 'memarch[encrypted]' on Linux (x86-64), elsewhere sqlcipher3"
+        ) from error
     module: ModuleType = dbapi2
     return module
 
@@ -81,7 +83,7 @@ def check_fits(path: Path, *, has_key: bool) -> None:
     if has_key and is_plain:
         raise WrongKey(
             f"{path} is not encrypted, but a key was given: open it without. To encrypt it, copy it with "
-            "migrate(to=..., key=...) or `memarch memory migrate --to DIRECTORY --new-key-file FILE`; erase this one"
+            "migrate(to=..., key=...) or `memarch memory migrate --to DIRECTORY --new-key-file FILE`, then erase it"
         )
     if not has_key and not is_plain and len(set(page)) >= _NUM_DISTINCT:
         raise WrongKey(

@@ -15,22 +15,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from memarch.dialogue.errors import DialogueError, StoreLocked, StoreUnavailable, WrongKey
+from memarch.dialogue.errors import DialogueError, StoreLocked, StoreUnavailable
 from memarch.dialogue.records import Chunk, Marks, NewTurn, Problem, Receipt, Session, Stats, Summary, Turn
 
 from . import _sqlite_records as records
-from ._checks import check_chunks, check_name, check_user, decode_text, encode_text
-from ._sqlite_database import Database, corrupt, numbers_json
+from ._checks import check_chunks, check_name, check_user
+from ._sqlite_database import numbers_json
 from ._sqlite_erase import erase_everything, erase_turns, finish_erasure
+from ._sqlite_home import holds_anything, lock_home, open_database, remove_directory, remove_files, size_of, users
 from ._sqlite_key import Key, check_key
-from ._sqlite_schema import migrate
-from ._sqlite_vectors import INDEX_FILE, MAX_EXACT_CHUNKS, OpenIndex, Vectors
+from ._sqlite_vectors import MAX_EXACT_CHUNKS, OpenIndex, Vectors
 from ._sqlite_verify import DATABASE_FILE, find_problems, mend
-from ._user_names import directory_name, plain_name, user_directory
-from ._writer_lock import WriterLock
+from ._user_names import user_directory
 from .base import Floats, Ids
-from .faiss_index import erase_file, sync_directory, temporary
+from .faiss_index import erase_file, temporary
 
+__all__ = ["MAX_EXACT_CHUNKS", "SQLiteStore", "users"]
 _log = logging.getLogger(__name__)
 
 
@@ -66,9 +66,9 @@ class SQLiteStore:
         self.user, self.location = check_user(user), str(directory)
         self._home = user_directory(directory, user)
         self._closed = False
-        self._lock = None if read_only else _lock_home(self._home)
+        self._lock = None if read_only else lock_home(self._home)
         try:
-            self._db = _open_database(self._home / DATABASE_FILE, user, read_only=read_only, key=key)
+            self._db = open_database(self._home / DATABASE_FILE, user, read_only=read_only, key=key)
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
@@ -263,7 +263,7 @@ class SQLiteStore:
             num_summaries=count("SELECT count(*) FROM summaries"),
             embedder=None if embedder is None else embedder[0],
             dim=None if embedder is None else embedder[1],
-            disk_bytes=sum(_size(path) for path in self._home.iterdir()),
+            disk_bytes=sum(size_of(path) for path in self._home.iterdir()),
             location=self.location,
             user=self.user,
         )
@@ -280,107 +280,14 @@ class SQLiteStore:
             self._closed, empty = True, False
             try:
                 self._vectors.close()
-                empty = self._lock is not None and not _holds_anything(self._db)
+                empty = self._lock is not None and not holds_anything(self._db)
             except DialogueError as error:  # damaged or unreachable: then nothing is removed
                 _log.warning("%s", error)
             finally:
                 self._db.close()
                 if self._lock is not None:
                     if empty:
-                        _remove_files(self._home)
+                        remove_files(self._home)
                     self._lock.release(remove=empty)
                     if empty:
-                        _remove_directory(self._home)
-
-
-def users(location: str | Path, *, key: Key | None = None) -> list[str]:
-    """Names of the users with a memory below this directory, sorted.
-
-    One that cannot be read (damaged, or encrypted with another key) is listed by its directory, if that tells the name.
-    """
-    found = []
-    for path in sorted(Path(location).glob(f"users/*/{DATABASE_FILE}")):
-        try:
-            name = _owner(path, key)
-        except DialogueError as error:
-            name = plain_name(path.parent)
-            if name is None or not isinstance(error, WrongKey):
-                _log.warning("%s: %s", path.parent.name if name is None else f"user {name!r}", error)
-        if name is not None:
-            found.append(name)
-    return sorted(found)
-
-
-def _owner(path: Path, key: Key | None) -> str | None:
-    """Whose memory this database holds; None for an empty one."""
-    db = Database(path, read_only=True, key=key)
-    try:
-        if db.value("PRAGMA schema_version") == 0:
-            return None  # a writer is making it just now
-        with db.translated():
-            migrate(db.connection, path=str(path), read_only=True)
-        return decode_text(db.value("SELECT user FROM state")) if _holds_anything(db) else None
-    finally:
-        db.close()
-
-
-def _lock_home(home: Path) -> WriterLock:
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StoreUnavailable(f"cannot make {home}: {error}; choose a directory that can be written") from error
-    return WriterLock(home)
-
-
-def _open_database(path: Path, user: str, *, read_only: bool, key: Key | None) -> Database:
-    if not path.exists():
-        if read_only:
-            raise StoreUnavailable(f"user {user!r} has no memory in {path.parent}: open it once for writing")
-        if (path.parent / INDEX_FILE).exists() or Path(f"{path}-wal").exists():
-            raise corrupt(path, "it is missing, but files that belong to it are there")
-    db = Database(path, read_only=read_only, key=key)
-    try:
-        with db.translated():
-            migrated = migrate(db.connection, path=str(path), read_only=read_only)
-        if not read_only:
-            with db.transaction() as connection:
-                connection.execute("INSERT OR IGNORE INTO state (id, user) VALUES (1, ?)", (encode_text(user),))
-        if migrated:
-            for directory in (path.parent, path.parent.parent, path.parent.parent.parent):
-                sync_directory(directory)
-        owner = db.value("SELECT user FROM state")
-        if owner is None or decode_text(owner) != user:
-            raise corrupt(path, f"{directory_name(user)} should hold user {user!r}, but it holds {owner!r}")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # a reader sees files that the writer replaces
-        return 0
-
-
-def _holds_anything(db: Database) -> bool:
-    """Whether a turn was ever added, or a setting or a receipt is kept."""
-    return bool(
-        db.value(
-            "SELECT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'turns') OR EXISTS (SELECT 1 FROM settings) "
-            "OR EXISTS (SELECT 1 FROM receipts) OR (SELECT pending_erasure FROM state) IS NOT NULL"
-        )
-    )
-
-
-def _remove_files(home: Path) -> None:
-    for name in (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm", INDEX_FILE):
-        (home / name).unlink(missing_ok=True)
-
-
-def _remove_directory(home: Path) -> None:
-    try:
-        home.rmdir()
-    except OSError:  # something of somebody else is in it
-        return
+                        remove_directory(self._home)

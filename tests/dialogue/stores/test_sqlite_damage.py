@@ -147,3 +147,10 @@ def test_files_of_others_are_named_and_left(world, home):
     store.erase_user()
     store.close()
     assert (home / "notes.txt").read_text() == "mine"
+
+
+def test_a_memory_that_does_not_say_whose_it_is_does_not_hide_the_others(world, home, caplog):
+    filled(world)[0].close()
+    filled(world, user="bob")[0].close()
+    edit(home, "UPDATE state SET user = x'ff'")
+    assert world.users() == ["ada", "bob"] and "whose it is" in caplog.text

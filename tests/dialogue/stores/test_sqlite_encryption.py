@@ -6,6 +6,7 @@ The contract test runs on an encrypted store too.
 import math
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -41,6 +42,7 @@ def fill(directory, key, num_turns=40):
     store.put_vectors(numbers(*range(1, num_turns + 1)), unit(num_turns))
     summary_of(store, [1, 2], text=f"summary: {SECRET}")
     store.put_setting("note", SECRET)
+    store.put_cache("words", SECRET.encode())
     return store
 
 
@@ -219,3 +221,32 @@ def test_users_are_listed_whatever_their_keys(directory, caplog):
     assert users(directory) == ["ada", "cy"] and "bo-ek." in caplog.text and "is encrypted" in caplog.text
     caplog.clear()
     assert users(directory, key=OTHER) == ["Bo Ek", "ada", "cy"] and caplog.text == ""
+
+
+def test_a_kill_while_the_key_changes_leaves_one_of_the_two(directory):
+    fill(directory, KEY, num_turns=4000).close()
+    keys = [KEY, OTHER]
+    script = (
+        "import sys; from tests.dialogue.stores import test_sqlite_encryption as t; from pathlib import Path; "
+        "store = t.open_with(Path(sys.argv[1]), bytes.fromhex(sys.argv[2])); print('go', flush=True); "
+        "store.change_key(bytes.fromhex(sys.argv[3])); print('done', flush=True); sys.stdin.read()"
+    )
+    for seconds in (0.002, 0.01, 0.03, None):
+        command = [sys.executable, "-c", script, directory, keys[0].hex(), keys[1].hex()]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as child:
+            assert child.stdout.readline() == b"go\n"
+            if seconds is None:
+                assert child.stdout.readline() == b"done\n"
+            else:
+                time.sleep(seconds)
+            child.kill()
+            done = seconds is None or child.stdout.readline() == b"done\n"
+        try:
+            store = open_with(directory, keys[0])
+            assert not done
+        except WrongKey:
+            store = open_with(directory, keys[1])
+            keys.reverse()
+        assert store.last_turn() == 4000 and store.verify() == []
+        store.close()
