@@ -5,7 +5,7 @@ from .block import MemoryBlock
 from .episodic_miras import EpisodicMiras
 from .episodic_registry import EPISODIC_MEMORIES, build_episodic_memory
 from .gtrxl import GTrXL
-from .hcam import HCAM, HCAMState
+from .hcam import HCAM, ChunkReads, HCAMState
 from .local_attention import LocalAttention, LocalAttentionState
 from .memory_trace import MemoryTrace
 from .miras import Memora, Miras, MirasLayerState, Moneta, Yaad
@@ -18,6 +18,7 @@ __all__ = [
     "EPISODIC_MEMORIES",
     "Attention",
     "AttentionState",
+    "ChunkReads",
     "EpisodicMiras",
     "GRU",
     "GTrXL",

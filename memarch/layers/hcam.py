@@ -5,20 +5,34 @@ B batch, T time, C steps of a chunk, M chunks.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memarch.ops import ChunkAttentionWeights, chunk_attention
+from memarch.ops._chunk_attention_forms import select_chunks
 
 from ._episodes import Episodes, check_call, check_sizes, episodes
 from ._hcam_memory import Candidates, HCAMState, collect, empty_state, keep_newest
-from .local_attention import LocalAttention, LocalAttentionState
+from .local_attention import LocalAttention
 
 AGE_BUCKETS = 32
 """Ages of chunks that the embedding tells apart, in chunk lengths; older ones share the last."""
+
+
+class ChunkReads(NamedTuple):
+    """Chunks that each step read. k of them, most relevant first.
+
+    first, last: `[B, T, k]` int64, how many steps ago the chunk's first and last step were.
+    weight: `[B, T, k]`, 0 where there was nothing to read.
+    """
+
+    first: Tensor
+    last: Tensor
+    weight: Tensor
 
 
 class HCAM(nn.Module):
@@ -99,24 +113,45 @@ class HCAM(nn.Module):
         self, x: Tensor, state: HCAMState | None = None, *, reset: Tensor | None = None
     ) -> tuple[Tensor, HCAMState]:
         """Steps x `[B, T, d_model]` after those in `state`; None is an empty memory at an episode's start."""
+        h, memory, steps, state, stored = self._remember(x, state, reset)
+        arguments = self._arguments(self.chunk_norm(h), memory, steps)
+        h = h + chunk_attention(**arguments, num_heads=self.num_heads, stop_gradient=False)
+        ended = keep_newest(memory, state, stored, steps, state.local, self.within_episode)
+        return h + self.mlp(self.mlp_norm(h)), ended
+
+    @torch.no_grad()
+    def reads(self, x: Tensor, state: HCAMState | None = None, *, reset: Tensor | None = None) -> ChunkReads:
+        """What `forward` with the same arguments reads: to look into a memory, not to train."""
+        h, memory, steps, _, _ = self._remember(x, state, reset)
+        a = self._arguments(self.chunk_norm(h), memory, steps)
+        allowed = a["visible"] & a["row_valid"].any(-1)[:, None]
+        top_k = min(self.top_k, allowed.shape[-1])
+        chosen = select_chunks(a["x"], a["summaries"], a["weights"], allowed, a["router_bias"], top_k, "top_k")
+        row = torch.arange(x.shape[0], device=x.device)[:, None, None]
+        step = torch.arange(x.shape[1], device=x.device)[:, None]
+        last = step - memory.end[row, chosen.chunk]
+        return ChunkReads(last + memory.num_rows[row, chosen.chunk] - 1, last, chosen.weight)
+
+    def _remember(
+        self, x: Tensor, state: HCAMState | None, reset: Tensor | None
+    ) -> tuple[Tensor, Candidates, Episodes, HCAMState, Tensor]:
+        """After the local attention: the stream, the chunks, where steps lie in episodes, the state (its local part
+        new already), and what these steps store."""
         check_call(x, self.d_model, reset, state, HCAMState, getattr(state, "contents", None))
-        local_state: LocalAttentionState | None = None
         if state is not None:
             self._check_state(state)
-            local_state = state.local
-        near, local_state = self.local(self.local_norm(x), local_state, reset=reset)
-        h = x + near
-        state = empty_state(x, self.num_chunks, self.chunk_size, local_state) if state is None else state
+        near, local = self.local(self.local_norm(x), None if state is None else state.local, reset=reset)
+        state = (
+            empty_state(x, self.num_chunks, self.chunk_size, local) if state is None else replace(state, local=local)
+        )
         stored = F.layer_norm(x, (self.d_model,))
         if not self.gradient_window:
             stored = stored.detach()
         steps = episodes(x, reset, state.num_pending)
-        candidates = collect(state, stored, steps, reset, self.within_episode)
-        h = h + self._read(self.chunk_norm(h), candidates, steps)
-        ended = keep_newest(candidates, state, stored, steps, local_state, self.within_episode)
-        return h + self.mlp(self.mlp_norm(h)), ended
+        return x + near, collect(state, stored, steps, reset, self.within_episode), steps, state, stored
 
-    def _read(self, query: Tensor, memory: Candidates, steps: Episodes) -> Tensor:
+    def _arguments(self, query: Tensor, memory: Candidates, steps: Episodes) -> dict[str, Any]:
+        """Those of `chunk_attention`."""
         weights = ChunkAttentionWeights(**self.chunk_weights)
         contents, summaries = memory.contents, memory.summaries
         if not self.gradient_window:
@@ -124,18 +159,16 @@ class HCAM(nn.Module):
         if self.pooling is not None:
             scale = self.chunk_size / memory.num_rows.clamp_min(1)
             summaries = torch.einsum("bmcd,cd->bmd", contents, self.pooling) * scale[..., None].to(contents.dtype)
-        return chunk_attention(
-            query,
-            summaries.to(query.dtype),
-            contents.to(query.dtype),
-            weights=weights,
-            num_heads=self.num_heads,
-            top_k=self.top_k,
-            visible=memory.visible(steps, self.num_chunks, self.within_episode),
-            row_valid=memory.real_rows(),
-            router_bias=self._age_bias(query, memory, weights.router_query),
-            stop_gradient=False,
-        )
+        return {
+            "x": query,
+            "summaries": summaries.to(query.dtype),
+            "contents": contents.to(query.dtype),
+            "weights": weights,
+            "top_k": self.top_k,
+            "visible": memory.visible(steps, self.num_chunks, self.within_episode),
+            "row_valid": memory.real_rows(),
+            "router_bias": self._age_bias(query, memory, weights.router_query),
+        }
 
     def _age_bias(self, query: Tensor, memory: Candidates, router_query: Tensor) -> Tensor | None:
         """`[B, T, M + N]`: the router's query times the embedding of each chunk's age."""

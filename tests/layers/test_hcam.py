@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -132,6 +134,36 @@ def test_against_a_slow_writer_and_the_reference(never):
             out = h[row, t] + read[0, 0]
             out = out + layer.mlp(layer.mlp_norm(out))
             torch.testing.assert_close(y[row, t], out, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["episode", "never", "learned, age"])
+def test_reads_say_what_was_read(name):
+    """What is stored is swapped for other numbers, one chunk at a time: outputs change where that chunk was read."""
+    layer = make(**OPTIONS[name], local_window=3)
+    x, reset = steps(D_MODEL, 1, 0.08)
+    _, state = layer(x, reset=reset)
+    x, reset = steps(D_MODEL, 2, 0.0)
+    one, begins = x[:, :1], reset[:, :1]
+    reads = layer.reads(one, state, reset=begins)
+    full = (state.num_rows > 0).any(1)
+    assert full.sum() >= 2 and reads.weight.shape == (B, 1, 2)
+    torch.testing.assert_close(reads.weight.sum((1, 2)), full.double())
+    y, _ = layer(one, state, reset=begins)
+    for row in range(B):
+        for chunk in range(5):
+            if not state.num_rows[row, chunk]:
+                continue
+            contents = state.contents.clone()
+            contents[row, chunk] += torch.randn(D_MODEL, dtype=torch.float64)
+            changed, _ = layer(one, replace(state, contents=contents), reset=begins)
+            last = int(state.age[row, chunk]) + 1
+            read = (reads.last[row, 0] == last) & (reads.weight[row, 0] > 0)
+            if layer.pooling is None:
+                assert bool((changed[row] != y[row]).any()) == bool(read.any())
+            if read.any():
+                assert reads.first[row, 0][read].item() == last + int(state.num_rows[row, chunk]) - 1
+    nothing = layer.reads(x[:, :3])
+    assert torch.all(nothing.weight == 0)
 
 
 def test_a_reset_empties_the_memory_of_an_episode_and_no_other():
