@@ -67,7 +67,7 @@ def build_memory(memory: str | nn.Module, settings: PolicySettings) -> nn.Module
             chunk_size=settings.chunk_size,
             top_k=settings.top_k,
             num_chunks=settings.num_chunks,
-            window_tokens=settings.window_steps,
+            window_tokens=settings.attention_steps,
             reset_memory=settings.reset_memory,
             gradient_window=settings.gradient_window,
         )

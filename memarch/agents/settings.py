@@ -37,7 +37,7 @@ class PolicySettings(_FromJson):
         chunk_size: steps of a chunk, of "hcam" and of Miras memories.
         top_k: chunks that "hcam" reads at a step.
         num_chunks: chunks that "hcam" keeps.
-        window_steps: last steps that the attention of "hcam" and "gtrxl" sees.
+        attention_steps: last steps that the attention of "hcam" and "gtrxl" sees.
         reset_memory: "episode", or "never": "hcam" keeps chunks of earlier episodes.
         gradient_window: "hcam" learns what to store from what later steps of the same window make of it.
 
@@ -51,12 +51,12 @@ class PolicySettings(_FromJson):
     chunk_size: int = 16
     top_k: int = 4
     num_chunks: int = 32
-    window_steps: int = 32
+    attention_steps: int = 32
     reset_memory: Literal["episode", "never"] = "episode"
     gradient_window: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "num_layers", "num_heads", "chunk_size", "top_k", "num_chunks", "window_steps"):
+        for name in ("d_model", "num_layers", "num_heads", "chunk_size", "top_k", "num_chunks", "attention_steps"):
             _check_count(name, getattr(self, name), 1)
         if self.reset_memory not in ("episode", "never"):
             raise ValueError(f"reset_memory must be 'episode' or 'never'; got {self.reset_memory!r}")
@@ -83,7 +83,7 @@ class PPOSettings(_FromJson):
         reseed_every: rollouts after which all environments begin anew under fresh seeds. A checkpoint holds the actions
             since then, and resuming replays them: that makes it exact. 0: never, and replays grow with the training.
         mixed_precision: learn in bfloat16 where it is safe; needs a GPU.
-        compile: compile the loss with torch.compile: pays on a GPU, and in long trainings only.
+        compile: compile the encoder with torch.compile, some seconds at the start: for pictures, in long trainings.
         seed: of weights, actions, environments and minibatches.
 
     Raises:

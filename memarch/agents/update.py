@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,7 +68,8 @@ class Updater:
     ) -> None:
         self.policy, self.optimizer, self.settings = policy, optimizer, settings
         self.generator, self.world, self.first, self.num_total = generator, world, first, num_total
-        self._loss: Callable[[Minibatch], Tensor] = torch.compile(self.loss) if settings.compile else self.loss
+        if settings.compile:
+            policy.encoder.compile()
 
     def update(self, rollout: Rollout, learning_rate: float) -> UpdateReport:
         """`num_epochs` passes over `rollout`.
@@ -145,7 +145,7 @@ class Updater:
     def _sums(self, rollout: Rollout, pairs: Tensor, states: object) -> Tensor:
         if not len(pairs):
             return torch.zeros(7, dtype=torch.float64, device=pairs.device)
-        return self._loss(rollout.minibatch(pairs, states))
+        return self.loss(rollout.minibatch(pairs, states))
 
     def _weighted(self, sums: Tensor) -> Tensor:
         settings = self.settings

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from memarch.agents import PPO, PolicySettings, PPOSettings
 
 SIZES = PolicySettings(
-    d_model=16, num_heads=2, chunk_size=3, top_k=2, num_chunks=4, window_steps=4, gradient_window=True
+    d_model=16, num_heads=2, chunk_size=3, top_k=2, num_chunks=4, attention_steps=4, gradient_window=True
 )
 SETTINGS = PPOSettings(rollout_steps=12, window_steps=6, num_epochs=2, num_minibatches=2, learning_rate=3e-3)
 

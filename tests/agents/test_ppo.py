@@ -39,7 +39,7 @@ class StopAfter(AgentCallback):
 def test_it_learns_what_only_memory_can(memory: str) -> None:
     """Proof of memory: the goal is shown at first and hidden then; without memory half the episodes fail."""
     settings = PPOSettings(rollout_steps=64, learning_rate=3e-3, schedule="constant", gae_lambda=0.9, num_minibatches=2)
-    sizes = PolicySettings(d_model=32, num_heads=2, chunk_size=2, top_k=2, num_chunks=8, window_steps=8)
+    sizes = PolicySettings(d_model=32, num_heads=2, chunk_size=2, top_k=2, num_chunks=8, attention_steps=8)
     ppo = PPO("memarch/ProofOfMemory-v0", memory=memory, policy=sizes, settings=settings)
     result = ppo.learn(80_000, callbacks=[StopAtThreshold("success", 0.97, of="training")])
     assert result.stopped and result.step < 80_000 and result.report.success >= 0.97

@@ -36,7 +36,7 @@ def test_bad_sizes() -> None:
 def test_json_and_back() -> None:
     settings = PPOSettings(window_steps=32, schedule="constant")
     assert PPOSettings.from_json(asdict(settings), source="x") == settings
-    with pytest.raises(ValueError, match="run.json: expected the settings chunk_size, .*; got d_model$"):
+    with pytest.raises(ValueError, match="run.json: expected the settings attention_steps, .*; got d_model$"):
         PolicySettings.from_json({"d_model": 3}, source="run.json")
 
 

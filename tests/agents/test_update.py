@@ -107,9 +107,10 @@ def test_divergence_stops_before_it_reaches_the_parameters() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_a_compiled_loss_is_the_same() -> None:
-    settings = PPOSettings(**{**vars(SETTINGS), "compile": True})
-    ppo = agent(memory="lstm", settings=settings)
-    rollout = ppo.collector.collect()
-    batch = rollout.minibatch(torch.arange(8), rollout.joined_states())
-    torch.testing.assert_close(ppo.updater._loss(batch), ppo.updater.loss(batch), rtol=1e-4, atol=1e-4)
+def test_a_compiled_encoder_is_the_same() -> None:
+    plain, compiled = agent(), agent(settings=PPOSettings(**{**vars(SETTINGS), "compile": True}))
+    assert list(plain.policy.state_dict()) == list(compiled.policy.state_dict())
+    for ppo in (plain, compiled):
+        ppo.updater.update(ppo.collector.collect(), 1e-3)
+    for a, b in zip(plain.policy.parameters(), compiled.policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)

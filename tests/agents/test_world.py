@@ -20,7 +20,7 @@ from memarch.agents._world import World, join_torchrun
 join_torchrun()
 settings = PPOSettings(rollout_steps=16, window_steps=8, num_epochs=2, num_minibatches=3, reseed_every=3)
 # All chunks are read: which of two alike is the better one may depend on rounding.
-sizes = PolicySettings(d_model=16, num_heads=2, chunk_size=2, top_k=4, num_chunks=4, window_steps=4)
+sizes = PolicySettings(d_model=16, num_heads=2, chunk_size=2, top_k=4, num_chunks=4, attention_steps=4)
 out = Path(sys.argv[1])
 ppo = PPO("memarch/ProofOfMemory-v0", memory="hcam", num_envs=6, policy=sizes, settings=settings, out_dir=out)
 assert ppo.env.num_envs == 6 // World().size
