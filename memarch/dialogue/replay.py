@@ -62,8 +62,9 @@ class Fed:
 class Evidence:
     """Where a piece of evidence is.
 
-    turn, age_turns, text: None if the memory has no turn of this name. rank: among the memories found, from 1; None if it is
-    not. part: of the prompt in which it stands, "retrieved" or "recent"; None if in neither (a summary may tell of it).
+    turn, age_turns, text: None if the memory has no turn of this name. rank: among the memories found, from 1; None if
+    it is not. part: of the prompt in which it stands, "retrieved" or "recent"; None if in neither (a summary may tell
+    of it).
     """
 
     source_id: str
