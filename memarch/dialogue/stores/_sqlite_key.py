@@ -42,7 +42,7 @@ def sqlcipher() -> ModuleType:
         from sqlcipher3 import dbapi2
     except ImportError as error:
         raise StoreUnavailable(
-            "an encrypted memory needs SQLCipher: pip install 'memarch[encrypted]' on Linux (x86-64), elsewhere sqlcipher3"
+            "an encrypted memory needs SQLCipher: pip install 'memarch[encrypted]' (Linux x86-64), elsewhere sqlcipher3"
         ) from error
     module: ModuleType = dbapi2
     return module
