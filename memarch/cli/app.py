@@ -16,6 +16,7 @@ from .info import info
 from .many_values import ManyValuesCommand
 from .memory import memory
 from .train import train_lm
+from .train_cache import train_cache
 
 app = typer.Typer(
     help="Memory architectures for PyTorch: train, sample, inspect; and a memory for long dialogues.",
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train a model.", no_args_is_help=True)
 train.command("lm", cls=ManyValuesCommand)(train_lm)
+train.command("cache")(train_cache)
 app.add_typer(train, name="train")
 app.add_typer(memory, name="memory")
 app.add_typer(envs, name="envs")
