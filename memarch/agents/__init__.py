@@ -25,10 +25,13 @@ from .evaluation import AgentEvaluation
 from .memories import MEMORIES, build_memory
 from .policy import MemoryPolicy
 from .ppo import PPO, AgentResult
+from .progress import ProgressBar
+from .recall_picture import draw_recall
 from .rollout import Episode
 from .settings import PolicySettings, PPOSettings
 from .statistics import Interval, bootstrap_interval, interquartile_mean
 from .update import DivergedError, UpdateReport
+from .watching import WatchedEpisode, watch
 
 __all__ = [
     "AgentCallback",
@@ -47,10 +50,14 @@ __all__ = [
     "PPO",
     "PPOSettings",
     "PolicySettings",
+    "ProgressBar",
     "StopAtThreshold",
     "TensorBoardLogger",
     "UpdateReport",
+    "WatchedEpisode",
     "bootstrap_interval",
     "build_memory",
+    "draw_recall",
     "interquartile_mean",
+    "watch",
 ]

@@ -70,8 +70,14 @@ class EnvironmentSource:
         """Whether further environments can be made."""
         return isinstance(self.env, str) or (callable(self.env) and not isinstance(self.env, gymnasium.Env))
 
-    def make(self, num_envs: int, *, first: int = 0) -> VectorEnv:
-        """A vector of `num_envs`, the native one where an id has it; `first` is the number of the first, for errors.
+    def make(self, num_envs: int, *, first: int = 0, stay: bool = False) -> VectorEnv:
+        """A vector of `num_envs`, the native one where an id has it.
+
+        Args:
+            num_envs: how many.
+            first: number of the first, for errors.
+            stay: at an episode's end until the next step (NEXT_STEP), to look at it; else begin the next at once
+                (SAME_STEP) where that can be chosen, which is faster.
 
         Raises:
             ValueError: an unknown id, options it does not take, or something that is no environment.
@@ -86,7 +92,7 @@ class EnvironmentSource:
             env = self.env
             return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
         if isinstance(self.env, str):
-            return self._from_id(num_envs, first)
+            return self._from_id(num_envs, first, stay)
         if not callable(self.env):
             raise ValueError(
                 f"env must be an id, a factory of gymnasium.Env, a gymnasium.Env or a VectorEnv; got {self.env!r}"
@@ -97,16 +103,16 @@ class EnvironmentSource:
             raise ValueError(f"env {self.name} must return a gymnasium.Env; got {type(one).__name__}")
         space = one.observation_space
         one.close()
-        return self._vector([_named(factory, first + i) for i in range(num_envs)], space)
+        return self._vector([_named(factory, first + i) for i in range(num_envs)], space, stay)
 
-    def _from_id(self, num_envs: int, first: int) -> VectorEnv:
+    def _from_id(self, num_envs: int, first: int, stay: bool) -> VectorEnv:
         env_id = str(self.env)
         try:
             env_id = import_id(env_id)
             spec = gymnasium.spec(env_id)
             if spec.vector_entry_point is not None and not self.asynchronous:
-                same_step = {"autoreset_mode": "SameStep"} if spec.namespace == "memarch" else {}
-                options: dict[str, Any] = {**same_step, **self.options}
+                ours = {"autoreset_mode": _mode(stay)} if spec.namespace == "memarch" else {}
+                options: dict[str, Any] = {**ours, **self.options}
                 return gymnasium.make_vec(env_id, num_envs, **options)
 
             def factory() -> gymnasium.Env:
@@ -117,14 +123,15 @@ class EnvironmentSource:
             raise ValueError(self._unknown(env_id, error)) from error
         space = one.observation_space
         one.close()
-        return self._vector([_named(factory, first + i) for i in range(num_envs)], space)
+        return self._vector([_named(factory, first + i) for i in range(num_envs)], space, stay)
 
-    def _vector(self, factories: list[Callable[[], gymnasium.Env]], space: gymnasium.Space[Any]) -> VectorEnv:
-        same_step = AutoresetMode.SAME_STEP
+    def _vector(
+        self, factories: list[Callable[[], gymnasium.Env]], space: gymnasium.Space[Any], stay: bool
+    ) -> VectorEnv:
         if not self.asynchronous:
-            return SyncVectorEnv(factories, autoreset_mode=same_step)
+            return SyncVectorEnv(factories, autoreset_mode=_mode(stay))
         shared = all(leaf.kind != "text" for leaf in leaves(space))
-        return AsyncVectorEnv(factories, shared_memory=shared, autoreset_mode=same_step)
+        return AsyncVectorEnv(factories, shared_memory=shared, autoreset_mode=_mode(stay))
 
     def _unknown(self, env_id: str, error: Exception) -> str:
         reason = str(error).rstrip(".")
@@ -137,6 +144,10 @@ class EnvironmentSource:
                 "memarch are memarch_envs.ENVIRONMENTS"
             )
         return f"environment {self.env!r} does not take {dict(self.options)}: {reason}"
+
+
+def _mode(stay: bool) -> AutoresetMode:
+    return AutoresetMode.NEXT_STEP if stay else AutoresetMode.SAME_STEP
 
 
 def import_id(env_id: str) -> str:
