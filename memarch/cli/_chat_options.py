@@ -24,7 +24,9 @@ class Options:
     as_json: bool = False
     replay: Path | None = None
     ask: Path | None = None
+    plot: Path | None = None
     path: str | None = None
+    path_is_typed: bool = True
     user: str = "default"
     vectors: str | None = None
     embedder: str | None = None
@@ -37,6 +39,8 @@ class Options:
             raise ValueError("--session is empty: give a name")
         if self.ask is not None and self.replay is None:
             raise ValueError("--ask needs the dialogue that the questions are about: add --replay FILE")
+        if self.plot is not None and self.replay is None:
+            raise ValueError("--plot draws what a replay found: add --replay FILE")
         if self.replay is not None and self.message is not None:
             raise ValueError("--replay takes its questions from --ask; got a message too: drop one of them")
         if self.budget_tokens < 1:

@@ -18,6 +18,7 @@ from ._chat_loop import messages, stdin_lines, talk
 from ._chat_options import Options
 from ._chat_screen import Screen
 from ._chat_state import Chat
+from ._memory_texts import read_stdin
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -57,8 +58,10 @@ def _replay(options: Options, memory: DialogueMemory, generator: Generator) -> i
         options.replay,
         options.ask,
         console=Console(),
+        system=options.system,
         budget_tokens=options.budget_tokens,
         json=options.as_json,
+        plot=options.plot,
     )
 
 
@@ -79,9 +82,10 @@ def _chat(options: Options, memory: DialogueMemory, generator: Generator) -> int
         chat.screen.note("the last message of this session was not answered: /retry answers it")
     if options.message is None:
         return talk(chat, messages(stdin_lines()))
-    if options.message != "-":
-        return talk(chat, [options.message])
-    return talk(chat, [sys.stdin.buffer.read().decode("utf-8").strip("\n")])
+    message = read_stdin() if options.message == "-" else options.message
+    if not message.strip():
+        raise ValueError(f"expected a message to answer; got {message[:40]!r}")
+    return talk(chat, [message])
 
 
 def _in_terminal(chat: Chat, *, resumed: bool) -> int:
@@ -115,7 +119,10 @@ def _screen(options: Options, is_terminal: bool) -> Screen:
 
 @contextmanager
 def opened_memory(options: Options, generator: Generator) -> Iterator[DialogueMemory]:
-    """The user's memory; with --no-log read-only, and where there is none an empty one that vanishes."""
+    """The user's memory; with --no-log read-only, and where there is none an empty one that vanishes.
+
+    A replay gets one that vanishes too, unless --path names where it is to be kept.
+    """
     from memarch.dialogue.generators.base import summarizer_of
     from memarch.dialogue.memory import DialogueMemory
     from memarch.dialogue.stores import has_memory
@@ -123,13 +130,14 @@ def opened_memory(options: Options, generator: Generator) -> Iterator[DialogueMe
     from ._memory_open import locate, use_embedder
 
     location = locate(options.path)
+    vanishes = options.no_log or (options.replay is not None and not options.path_is_typed)
     with tempfile.TemporaryDirectory(prefix="memarch-") as nowhere:
-        read_only = options.no_log and has_memory(location, options.user)
+        read_only = options.no_log and options.replay is None and has_memory(location, options.user)
         with DialogueMemory(
-            location if read_only or not options.no_log else nowhere,
+            location if read_only or not vanishes else nowhere,
             user=options.user,
             embedder="none",
-            vectors=options.vectors,
+            vectors=options.vectors if read_only or not vanishes else None,
             summarizer=summarizer_of(generator) if options.model_summaries else None,
             summary_every_turns=MODEL_SUMMARY_TURNS if options.model_summaries else 1,
             read_only=read_only,

@@ -26,6 +26,7 @@ class Summaries(StrEnum):
 
 
 def chat(
+    context: typer.Context,
     message: Annotated[
         str | None,
         typer.Argument(callback=utf8, help='Answer this and leave; "-" takes all of stdin as one message.'),
@@ -52,10 +53,24 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="Print an object a line: what happened, see README.")] = False,
     replay: Annotated[
         Path | None,
-        typer.Option("--replay", metavar="FILE", help="Feed a recorded dialogue: our JSONL, or LoCoMo's JSON."),
+        typer.Option(
+            "--replay",
+            metavar="FILE",
+            help="Tell a recorded dialogue to a memory that vanishes afterwards, unless --path says where it stays: "
+            'our JSONL, lines like "Ada: hello", or LoCoMo\'s JSON (FILE#conv-26 chooses one of its conversations).',
+        ),
     ] = None,
     ask: Annotated[
-        Path | None, typer.Option("--ask", metavar="FILE", help="With --replay: questions to answer from it.")
+        Path | None,
+        typer.Option(
+            "--ask",
+            metavar="FILE",
+            help='With --replay: questions, a line each, as text or {"question", "answer", "evidence"}; '
+            "default: those of a LoCoMo file.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="With --replay: a PNG of recall and prompt tokens.")
     ] = None,
     path: PathOption = None,
     user: UserOption = "default",
@@ -75,10 +90,16 @@ def chat(
         options = Options(
             message=message, go_on=go_on, session=session, model=model, system=system, budget_tokens=budget,
             model_summaries=summaries is Summaries.model, timeout_seconds=timeout, no_log=no_log, stream=not no_stream,
-            yes=yes, as_json=as_json, replay=replay, ask=ask, path=path, user=user, vectors=vectors, embedder=embedder,
-            key=read_key(key_file),
+            yes=yes, as_json=as_json, replay=replay, ask=ask, plot=plot, path=path, user=user, vectors=vectors,
+            embedder=embedder, key=read_key(key_file), path_is_typed=_is_typed(context, "path"),
         )  # fmt: skip
         code = run(options)
     if code:
         raise typer.Exit(code)
     sys.stdout.flush()
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, and not in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from memarch.cli import _replay_figure
 from memarch.cli._chat_replay import replay
+from memarch.cli.app import app
 from memarch.dialogue.errors import GeneratorError
 from memarch.dialogue.generators.base import Generator
 from memarch.dialogue.generators.extractive import ExtractiveGenerator
@@ -161,3 +163,37 @@ def test_without_matplotlib_nothing_is_stored(
     with pytest.raises(ImportError, match=r"drawing needs matplotlib .*pip install 'memarch\[chat\]'"):
         run(memory, talk, plot=tmp_path / "replay.png")
     assert memory.stats().num_turns == 0
+
+
+def test_the_command_keeps_a_memory_only_where_path_says(
+    talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("MEMARCH_MEMORY", str(home / "mine"))
+    command = ["chat", "--model", "extractive", "--embedder", "none", "--replay", str(talk)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and "4 turns stored" in result.output and not home.exists()
+    kept = ["--path", str(tmp_path / "kept")]
+    assert "4 turns stored;" in CliRunner().invoke(app, [*command, *kept]).output
+    assert "0 turns stored (4 were there" in CliRunner().invoke(app, [*command, *kept]).output
+    assert "4 turns stored;" in CliRunner().invoke(app, [*command, *kept, "--no-log"]).output
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--plot", "a.png"], 2, "--plot draws what a replay found"),
+        (["--replay", "nothing.jsonl"], 3, "nothing.jsonl: No such file"),
+        (["--replay", "{talk}", "--ask", "{talk}"], 2, "line 1: expected the fields question, answer, evidence, kind"),
+        (["--replay", "{talk}", "--budget", "20"], 0, ""),
+    ],
+)
+def test_bad_options_and_files(
+    options: list[str], code: int, message: str, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    filled = [option.format(talk=talk) for option in options]
+    result = CliRunner().invoke(app, ["chat", "--model", "extractive", "--embedder", "none", *filled])
+    assert result.exit_code == code and message in result.stderr, result.output
