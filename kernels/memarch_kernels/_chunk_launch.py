@@ -64,19 +64,20 @@ def dense_launch(sizes: Sizes, *, backward: bool) -> dict[str, int]:
     tile, warps = min(64, _padded(sizes.num_rows)), 4
     if sizes.dtype == torch.float32:
         tile, warps = min(32, tile), 8
+    elif backward and sizes.block_width * sizes.block_chunk >= 128 * 64:
+        warps = 8
     return {"BD": sizes.block_width, "BT": tile, "num_warps": warps, "num_stages": 2, **register_limit(sizes.dtype)}
 
 
 def sparse_launch(sizes: Sizes, *, backward: bool) -> dict[str, int]:
     """Padded width BD, slice BS of columns, heads a tile BH, warps and stages of the sparse kernels."""
     width = sizes.block_width
-    # float32's products keep whole operands in registers, and three parts of each.
-    held = 32 if sizes.dtype == torch.float32 else MAX_HELD_WIDTH
-    slice_width = min(width, held)
+    # float32's products keep whole operands in registers, and three parts of each; the widest tile of the others does
+    # not fit into Ampere's shared memory.
+    held = MAX_HELD_WIDTH // 2 if sizes.block_chunk == 64 else MAX_HELD_WIDTH
+    slice_width = min(width, 32 if sizes.dtype == torch.float32 else held)
     warps = 8 if slice_width >= 512 else 4
-    # Two stages of the widest tile exceed Ampere's shared memory.
-    stages = 1 if slice_width * sizes.block_chunk >= 512 * 64 else 2
-    launch = {"BD": width, "BS": slice_width, "BH": 16, "num_warps": warps, "num_stages": stages}
+    launch = {"BD": width, "BS": slice_width, "BH": 16, "num_warps": warps, "num_stages": 2}
     return {**launch, **register_limit(sizes.dtype)}
 
 

@@ -117,7 +117,8 @@ def chunk_attention(
     there with biases that start at zero). **A query that sees no chunk gets exactly zero, and so do its gradients.**
 
     Args:
-        x: queries `[B, T, D]`, any floating-point dtype (computed in float32 at least).
+        x: queries `[B, T, D]`, any floating-point dtype (computed in float32 at least; on kernels in x's own after the
+            router, with float32 sums).
         summaries: s, `[B, M, D]`, what the router looks at.
         contents: m, `[B, M, C, D]`, rows from oldest to newest.
         weights: see `ChunkAttentionWeights`.
@@ -131,13 +132,14 @@ def chunk_attention(
             than 1.
         stop_gradient: no gradient to `summaries` and `contents`, as in the released module.
         form: "dense", "gather" or "absorbed", equal to rounding; None is the fastest for these sizes.
-        backend: "auto", "torch", "triton"; None reads MEMARCH_BACKEND.
+        backend: "auto", "torch", "triton"; None reads MEMARCH_BACKEND. Triton has "dense" and "absorbed", for C up to
+            64, and first derivatives only; what it has not, "auto" leaves to torch.
 
     Returns:
         y `[B, T, D]` in x's dtype.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices, sizes below 1, an unknown option.
+        ValueError: wrong shapes, dtypes or devices, sizes below 1, an unknown option, "triton" where there is no kernel.
     """
     check_inputs(
         x,
@@ -176,7 +178,7 @@ def chunk_attention(
         if on_kernels:
             return triton_chunks(x, contents, real, weights, num_heads, chosen, form)
         contents = contents.to(dtype)
-        name = choose_form(queries, contents, k, num_heads, w.query.shape[0]) if form is None else form
+        name = choose_form(queries, contents, k) if form is None else form
         return FORM[name](queries, contents, real, w, num_heads, chosen).to(x.dtype)
 
 

@@ -216,12 +216,31 @@ def test_narrow_dtypes(form, dtype, rtol):
 
 
 def test_the_form_follows_the_sizes():
-    def chosen(time, num_chunks, top_k, num_heads=4, width=64):
-        x, contents = torch.zeros(1, time, width), torch.zeros(1, num_chunks, 2, width)
-        return forms.choose_form(x, contents, top_k, num_heads, width)
+    def chosen(time, num_chunks, top_k):
+        return forms.choose_form(torch.zeros(1, time, 8), torch.zeros(1, num_chunks, 2, 8), top_k)
 
     assert chosen(1, 8, 8) == "absorbed" and chosen(64, 8, 4) == "dense" and chosen(64, 32, 4) == "absorbed"
-    assert chosen(64, 32, 4, num_heads=16) == "gather"
+
+
+@pytest.mark.parametrize("num_chunks", [9, 40])
+def test_the_largest_scores_are_those_of_a_stable_sort(num_chunks):
+    """Few distinct numbers: ties inside the selection and at its end; the lowest number for what is not allowed."""
+    scores = torch.randint(0, 12, (3, 50, num_chunks)).float()
+    scores[0, :20] = torch.finfo(torch.float32).min
+    scores[0, :20, 7] = 1.0
+    scores[1] = torch.randn(50, num_chunks)
+    for part in (scores, scores[:1, :20], scores[1:2]):
+        want = part.sort(dim=-1, descending=True, stable=True).indices[..., :2]
+        found = forms._largest(part, 2)
+        allowed = part.gather(-1, want) > torch.finfo(torch.float32).min
+        assert torch.equal(found[allowed], want[allowed]) and found.max() < num_chunks
+
+
+def test_more_chunks_than_queries_and_more_queries_than_chunks():
+    """The router's W_K goes through whichever are fewer."""
+    i = make(time=3, num_chunks=11)
+    compare(i, "absorbed")
+    compare(make(time=11, num_chunks=3), "dense")
 
 
 def test_the_chosen_form_is_used(monkeypatch):
