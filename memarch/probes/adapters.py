@@ -91,8 +91,8 @@ class StateMemory:
 
     Args:
         forward: ids `[1, T]` and a state (None at first) to logits `[1, T, V]` and the new state, as a pair or as
-            `.logits` and `.state` (a MemoryLMForCausalLM). The old state must stay as it was, as it does for every layer
-            of memarch.
+            `.logits` and `.state` (a MemoryLMForCausalLM). The old state must stay as it was, as it does for every
+            layer of memarch.
         separator: read before each item and each cue; the probability of an item's first token is that after it.
     """
 
