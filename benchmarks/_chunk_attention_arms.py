@@ -73,9 +73,9 @@ def make_inputs(size: Size, device: torch.device, *, grad: bool) -> Inputs:
 
 def ours(i: Inputs, *, form: str | None = None, backend: str | None = None) -> Tensor:
     """`memarch.ops.chunk_attention` as the HCAM layer calls it."""
-    size, options = i.size, {"form": form, "backend": backend}
+    size, w = i.size, i.weights
     return chunk_attention(
-        i.x, i.summaries, i.contents, weights=i.weights, num_heads=size.H, top_k=size.top_k, **options
+        i.x, i.summaries, i.contents, weights=w, num_heads=size.H, top_k=size.top_k, form=form, backend=backend
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("titans-pytorch", "flash-linear-attention", "triton")
+PEERS = ("titans-pytorch", "htm-pytorch", "flash-linear-attention", "triton")
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
 T_975 = (

@@ -139,7 +139,7 @@ def chunk_attention(
         y `[B, T, D]` in x's dtype.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices, sizes below 1, an unknown option, "triton" where there is no kernel.
+        ValueError: wrong shapes, dtypes or devices, sizes below 1, an unknown option; "triton" without a kernel.
     """
     check_inputs(
         x,
