@@ -154,7 +154,7 @@ def export(
     key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write everything to a file of JSON lines: turns, pins, summaries, receipts."""
+    """Write everything to a file of JSON lines: turns, pins, summaries, receipts. In the clear, whatever the key."""
     from memarch.dialogue.transfer import export_lines
 
     with opened(path, user, vectors, key_file=key_file) as memory:

@@ -121,13 +121,14 @@ def stats(
     key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print how much there is: turns, chunks, vectors, summaries, bytes on disk."""
+    """Print how much there is: turns, chunks, vectors, summaries, bytes on disk; and whether it is encrypted."""
     with opened(path, user, vectors, key_file=key_file) as memory:
         found = memory.stats()
         location = shown(found.location)
     if as_json:
         show.emit_json(show.plain(found) | {"location": location})
         return
+    size = "unknown" if found.disk_bytes is None else show.num_bytes(found.disk_bytes)
     embedder = "none yet" if found.embedder is None else f"{found.embedder}, {found.dim} dimensions"
     show.emit_pairs(
         {
@@ -141,7 +142,7 @@ def stats(
             "summaries": f"{found.num_summaries:,}",
             "vectors": f"{found.num_vectors:,}, {found.num_pending:,} to come",
             "embedder": embedder,
-            "on disk": "unknown" if found.disk_bytes is None else show.num_bytes(found.disk_bytes),
+            "on disk": f"{size}, encrypted" if found.encrypted else size,
         }
     )
 

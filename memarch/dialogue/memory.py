@@ -255,7 +255,7 @@ class DialogueMemory(MemoryRetention):
     # Moving.
 
     def export(self, path: str | Path, *, vectors: bool = False, progress: Progress | None = None) -> int:
-        """Write everything to a file of JSON lines, for its owner's eyes only; how many turns.
+        """Write everything to a file of JSON lines, for its owner's eyes only, in the clear; how many turns.
 
         vectors: with them `import_` need not embed again; they give away what was said nearly as the text does.
         """

@@ -149,7 +149,10 @@ class Hit:
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts and sizes of one user's memory; disk_bytes is None where the store cannot tell."""
+    """Counts and sizes of one user's memory; disk_bytes is None where the store cannot tell.
+
+    encrypted: by us, with a key. A server's disk may be encrypted all the same.
+    """
 
     num_turns: int
     num_sessions: int
@@ -164,6 +167,7 @@ class Stats:
     disk_bytes: int | None
     location: str
     user: str
+    encrypted: bool = False
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def test_sessions_stats_and_path(filled: Shell, monkeypatch: pytest.MonkeyPatch)
     stats = filled.json("stats")
     assert list(stats) == [
         *("num_turns", "num_sessions", "num_chunks", "num_archived", "num_pinned", "num_vectors", "num_pending"),
-        *("num_summaries", "embedder", "dim", "disk_bytes", "location", "user"),
+        *("num_summaries", "embedder", "dim", "disk_bytes", "location", "user", "encrypted"),
     ]
     assert stats["num_turns"] == 3 and stats["location"] == filled.location and stats["disk_bytes"] > 10_000
     shown = dict(line.split("  ", 1) for line in filled("stats").stdout.splitlines())

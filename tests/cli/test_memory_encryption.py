@@ -21,7 +21,9 @@ def test_a_memory_with_a_key_file(shell: Shell, key_file: str) -> None:
     assert not any(b"Nora" in path.read_bytes() for path in Path(shell.location).rglob("*") if path.is_file())
     assert "Nora" in shell("search", "Nora", "--key-file", key_file).stdout
     assert shell("verify", "--key-file", key_file).stdout == "fine: 3 turns, 3 chunks, 0 vectors\n"
-    for command in (["stats"], ["sessions"], ["forget", "--turn", "1", "--yes"], ["restore"], ["repair"]):
+    assert line_of(shell("stats", "--key-file", key_file).stdout, "on disk").endswith(", encrypted")
+    assert shell.json("stats", "--key-file", key_file)["encrypted"] is True
+    for command in (["sessions"], ["forget", "--turn", "1", "--yes"], ["restore"], ["repair"]):
         shell(*command, "--key-file", key_file)
     shell("erase", "--turn", "1", "--yes", "--key-file", key_file)
     assert shell("search", "Nora", "--key-file", key_file, code=1).stdout == ""
@@ -70,3 +72,7 @@ def test_no_option_takes_the_key_itself_and_the_help_tells_where_it_goes(shell: 
     for command in ("search", "add", "migrate", "verify"):
         shown = " ".join(shell(command, "--help", place=False).output.split())
         assert "--key-file" in shown and "MEMARCH_KEY" in shown and "--key " not in shown
+
+
+def line_of(output: str, name: str) -> str:
+    return next(line for line in output.splitlines() if line.startswith(name))

@@ -266,6 +266,7 @@ class SQLiteStore:
             disk_bytes=sum(size_of(path) for path in self._home.iterdir()),
             location=self.location,
             user=self.user,
+            encrypted=self._db.encrypted,
         )
 
     def flush(self) -> None:

@@ -43,7 +43,7 @@ class Worker:
         """The next step and its arguments."""
         turns, chunks = [t.turn for t in self.store.turns()], [c.chunk for c in self.store.chunks()]
         step = self.random.choice(
-            ["add"] * 4 + ["put"] * 4 + ["erase"] * 3 + ["archive", "restore", "summary", "reopen", "look"]
+            ["add"] * 4 + ["put"] * 4 + ["erase"] * 3 + ["archive", "restore", "summary", "cache", "reopen", "look"]
         )
         few = self.random.randint(1, 3)
         if step == "add" or len(turns) < 5:
@@ -82,6 +82,9 @@ class Worker:
         self.store.put_summary(
             level=1, text=texts, first_turn=min(turns), last_turn=max(turns), sources=turns, summarizer="test"
         )
+
+    def cache(self, _: list) -> None:
+        self.store.put_cache("words", "+".join(turn.text for turn in self.store.turns()).encode())
 
     def reopen(self, _: list) -> None:
         self.store.close()

@@ -134,7 +134,8 @@ def test_vectors_are_found_again_without_a_file(directory):
     store = open_with(directory, KEY)
     assert store.nearest(unit(40)[7], 3)[0].tolist() == found[0].tolist() and found[0][0] == 8
     assert store.repair() == [] and store.verify() == []
-    assert store.stats().num_vectors == 40 and store.stats().disk_bytes > 8192
+    assert store.stats().num_vectors == 40 and store.stats().disk_bytes > 8192 and store.stats().encrypted
+    assert store._db.value("PRAGMA temp_store") == 2  # sorting and VACUUM write no file
     store.close()
     assert not list(directory.rglob("vectors.faiss"))
 
