@@ -1,7 +1,8 @@
-"""Draw the figures of benchmarks/results/*.csv again: speed ratios, recall with intervals, how a memory ages.
+"""Draw the figures of benchmarks/results/*.csv again: speed ratios, recall with intervals, how a memory ages, answers.
 
-Of each figure's rows the newest measurement per arm and setting counts. Writes miras_cpu.png, recall.png, recall_op.png
-and dialogue.png beside the CSV files; what has no rows is skipped with a line that says how to make them.
+Of each figure's rows the newest measurement per arm and setting counts. Writes miras_cpu.png, recall.png,
+recall_op.png, dialogue.png and dialogue_qa.png beside the CSV files; what has no rows is skipped with a line that says
+how to make them.
 """
 
 import argparse
@@ -154,12 +155,43 @@ def ageing_figure(rows: Rows) -> Any:
     return figure
 
 
+def answers_figure(rows: Rows) -> Any:
+    """Token F1, tokens told and evidence in the prompt by what the prompt holds, a bar a model."""
+    budget = json.loads(rows[-1]["settings"])["budget"]
+    described = [(json.loads(r["settings"]), r) for r in newest(rows, ignore=("system", "conversations"))]
+    described = [(s, r) for s, r in described if s["split"] == "all" and s["budget"] == budget]
+    panels = (("F1", "answerable"), ("told", "answerable"), ("evidence in the prompt", "all"))
+    arms = list(dict.fromkeys(r["arm"] for _, r in described))
+    models = list(dict.fromkeys(s["model"] for s, _ in described))
+    figure, axes = _figure(1, len(panels), width=15, height=4.5)
+    for axis, (metric, subject) in zip(axes.flat, panels, strict=True):
+        for i, model in enumerate(models):
+            own = {r["arm"]: r for s, r in described if (s["model"], s["of"], r["metric"]) == (model, subject, metric)}
+            here = [arm for arm in arms if arm in own]
+            values = [float(own[arm]["value"]) for arm in here]
+            lows, highs = ([float(own[arm][end]) for arm in here] for end in ("low", "high"))
+            error = [
+                [v - low for v, low in zip(values, lows, strict=True)],
+                [high - v for v, high in zip(values, highs, strict=True)],
+            ]
+            at = [arms.index(arm) + (i - (len(models) - 1) / 2) * 0.8 / len(models) for arm in here]
+            label = f"{model} ({own[here[0]]['samples']} questions)" if here else model
+            axis.barh(at, values, 0.8 / len(models), xerr=error, capsize=2, label=label)
+        axis.set_yticks(range(len(arms)), arms)
+        axis.invert_yaxis()
+        axis.set_xlabel(f"{metric}, percent")
+        axis.legend(fontsize=8)
+    figure.suptitle(f"Questions about LoCoMo's dialogues, prompts of at most {budget:,} tokens")
+    return figure
+
+
 SPEED_METRICS = ("forward time", "forward+backward time", "forward peak memory", "forward+backward peak memory")
 FIGURES: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "miras_cpu": (speed_figure, "python -m benchmarks.miras_cpu"),
     "recall": (recall_figure, "python -m benchmarks.recall"),
     "recall_op": (operator_figure, "python -m benchmarks.recall --op"),
     "dialogue": (ageing_figure, "python -m benchmarks.dialogue --part ageing"),
+    "dialogue_qa": (answers_figure, "python -m benchmarks.dialogue_qa --data locomo10.json"),
 }
 
 

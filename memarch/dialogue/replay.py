@@ -235,7 +235,10 @@ def read_recording(path: str | Path, *, conversation: str | None = None) -> Reco
         if kind == "locomo":
             names = [name for name, _, _ in locomo_samples(text, conversation)]
             if len(names) > 1:
-                raise ValueError(f"choose one of its {len(names)} conversations: {', '.join(names)}")
+                raise ValueError(
+                    f"choose one of its {len(names)} conversations ({', '.join(names)}); on the command line as "
+                    f"{path.name}#{names[0]}"
+                )
             turns, questions = (
                 parse_locomo(text, conversation=conversation),
                 parse_questions(text, conversation=names[0]),

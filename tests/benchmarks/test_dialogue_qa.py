@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dialogue_qa
+from benchmarks import dialogue_qa, plot
 from benchmarks._dialogue_lives import live
 from benchmarks._dialogue_locomo import load
 from benchmarks._dialogue_qa_answers import MAX_TOKENS, Answers
@@ -219,3 +219,15 @@ def test_quick_writes_no_rows(data, reader, tmp_path, monkeypatch):
     ]
     dialogue_qa.main(["--data", str(data), *options])
     assert not (tmp_path / "results").exists() and reader.num_asked
+
+
+def test_the_figure_has_a_bar_an_arm_and_model(data, reader, tmp_path, capsys):
+    results = tmp_path / "results"
+    options = ["--quick", "--models", "extractive", "m", "--embedder", "none", "--cache", str(tmp_path / "c")]
+    dialogue_qa.main(["--data", str(data), *options, "--results", str(results / "dialogue_qa.csv")])
+    plot.main(["--results", str(results)])
+    assert (results / "dialogue_qa.png").stat().st_size > 10_000
+    axes = plot.answers_figure(read_rows(results / "dialogue_qa.csv")).axes
+    assert [len(axis.patches) for axis in axes] == [2 * len(ARMS)] * 3
+    evidence = dict(zip(ARMS, (patch.get_width() for patch in axes[2].patches), strict=False))
+    assert evidence[NO_MEMORY] == 0 and evidence[VECTOR] == 100
