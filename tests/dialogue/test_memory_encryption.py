@@ -1,9 +1,11 @@
 """DialogueMemory with a key: search, erase, moves between plain and encrypted directories, another key."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from memarch.dialogue.async_memory import AsyncDialogueMemory
 from memarch.dialogue.errors import WrongKey
 from memarch.dialogue.memory import DialogueMemory
 
@@ -84,3 +86,15 @@ def test_each_user_has_a_key_of_their_own(tmp_path: Path) -> None:
             fill(memory)
     with pytest.raises(WrongKey, match="another key"):
         open_with(tmp_path, KEY, "bo")
+
+
+def test_the_async_memory_takes_a_key_too(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with await AsyncDialogueMemory.open(tmp_path, user="ada", embedder="none", key=KEY) as memory:
+            await memory.add("user", "Nora keeps a flowerpot in Lyon")
+            await memory.change_key(OTHER)
+            assert (await memory.stats()).encrypted
+
+    asyncio.run(use())
+    with open_with(tmp_path, OTHER) as memory:
+        assert len(memory.turns()) == 1 and not holds(tmp_path, b"flowerpot")
