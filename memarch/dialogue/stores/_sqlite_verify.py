@@ -58,6 +58,8 @@ def mend(db: Database, vectors: Vectors) -> list[Problem]:
             finish_erasure(db, vectors)
         if kinds & {"vector", "embedded", "index", "index-file"}:
             vectors.rebuild()
+        with db.transaction() as connection:
+            connection.execute("DELETE FROM caches")  # made anew when they are missed, and right again
         temporary(vectors.path).unlink(missing_ok=True)
         return problems
 

@@ -144,7 +144,7 @@ class Store(Protocol):
 
     # Caches: what was made of texts and can be made again.
     def get_cache(self, name: str) -> bytes | None:
-        """What `put_cache` kept. None at any time: after every erasure, or always in stores that keep none."""
+        """What `put_cache` kept. None at any time: after an erasure or a repair, or always in stores that keep none."""
 
     def put_cache(self, name: str, data: bytes) -> None:
         """Keep this until something is erased. Of what is erased, `data` must not hold anything."""

@@ -117,6 +117,8 @@ def test_a_cache_is_gone_after_an_erasure(world):
     store.erase([3], selector={})
     assert store.get_cache("words") is None and other.get_cache("words") == kept
     store.put_cache("words", b"what is left")
+    assert store.repair() == [] and store.get_cache("words") is None
+    store.put_cache("words", b"what is left")
     store.erase_user()
     assert store.get_cache("words") is None
     assert not any("ada" in name for name in world.files_with(b"every word\0") + world.files_with(b"what is left"))
