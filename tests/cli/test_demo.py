@@ -15,6 +15,7 @@ from memarch.cli import demo
 from memarch.cli.app import app
 from memarch.cli.demo import chat, language_model
 from memarch.data.dialogues import generate_dialogue
+from memarch.dialogue.generators.registry import ModelInfo
 from memarch.dialogue.questions import Question
 from memarch.models import MemoryLMConfig
 from memarch.training import LMSettings
@@ -128,11 +129,13 @@ def test_a_chat_is_offered_on_a_terminal(
         return 0
 
     monkeypatch.setattr("memarch.cli._chat_run.run", talk)
-    monkeypatch.setattr("memarch.dialogue.generators.registry.available", lambda: [])
+    known = [ModelInfo("smollm2", "ready" if talks else "missing", ""), ModelInfo("extractive", "ready", "")]
+    monkeypatch.setattr("memarch.dialogue.generators.registry.available", lambda: known)
     monkeypatch.setattr("sys.stdin", io.StringIO(typed + "\n"))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     text = converse(tmp_path / "chat.png", is_terminal=True)
-    assert "Talk to this memory yourself (model: extractive)?" in text and len(seen) == talks
+    assert "Talk to this memory yourself? It answers by quoting" in text and len(seen) == talks
+    assert ("/model smollm2 changes" in text) == talks
     if talks:
         assert (seen[0].model, seen[0].embedder) == ("extractive", "none")
         assert not Path(seen[0].path).exists()

@@ -131,10 +131,12 @@ def _offer(console: Console, folder: str, embedder: str) -> None:
     from .._chat_options import Options
     from .._chat_run import run as chat
 
-    model = next((known.spec for known in available() if known.is_default and known.state != "missing"), EXTRACTIVE)
-    answer = console.input(f"\nTalk to this memory yourself (model: {model})? y, or Enter to leave: ")
+    # Quotations come at once and are true; a small model is a command away.
+    others = [known.spec for known in available() if known.state in ("ready", "installed") and known.spec != EXTRACTIVE]
+    hint = f"; /model {others[0]} changes to a language model" if others else ""
+    answer = console.input(f"\nTalk to this memory yourself? It answers by quoting{hint}. y, or Enter to leave: ")
     if answer.strip().lower() in ("y", "yes"):
-        chat(Options(path=folder, embedder=embedder, model=model, budget_tokens=BUDGET))
+        chat(Options(path=folder, embedder=embedder, model=EXTRACTIVE, budget_tokens=BUDGET))
 
 
 def _say(console: Console, text: str) -> None:
