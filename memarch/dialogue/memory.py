@@ -134,13 +134,13 @@ class DialogueMemory(MemoryRetention):
     def index(self, progress: Progress | None = None) -> int:
         """Embed what has no vector of the current embedder, in batches that are durable one by one; how many.
 
-        After many their words are indexed too, so that the next process finds all at once.
+        After many, and without an embedder, words are indexed too, so that the next process finds all at once.
         Raises: EmbedderError: turns and earlier vectors stay as they are, and a later call goes on.
         """
         with self._lock:
             self._writable()
             done = self._index(progress)
-            if done >= SAVE_WORDS_EVERY:
+            if done >= SAVE_WORDS_EVERY or self.embedder is None:
                 self._catch_up()
             return done
 

@@ -85,6 +85,9 @@ def test_embedding_many_keeps_it_too(tmp_path: Path, indexed: list[int]) -> None
         fill(memory, 25, 3)
         del indexed[:]
         assert memory.index() == 3 and indexed == []
+    with open_it(tmp_path / "words alone") as memory:
+        fill(memory)
+        assert memory.index() == 0 and memory.store.get_cache(WORDS) is not None
 
 
 def test_a_small_memory_keeps_none(tmp_path: Path) -> None:
