@@ -124,9 +124,7 @@ def _keys() -> KeyBindings:
     @keys.add("c-j")
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
-            buffer.complete_state = None  # takes what is chosen
-        elif is_open(buffer.text):
+        if is_open(buffer.text):
             buffer.insert_text("\n")
         else:
             buffer.validate_and_handle()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ..dialogue._fakes import FakeEmbedder
+from ._chat_shell import ChatShell
 from ._memory_shell import DIALOGUE, Shell
 
 
@@ -24,3 +25,12 @@ def filled(shell: Shell) -> Shell:
     (shell.home / "talk.txt").write_text(DIALOGUE, encoding="utf-8")
     shell("import", str(shell.home / "talk.txt"), "--embedder", "none")
     return shell
+
+
+@pytest.fixture
+def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ChatShell:
+    """A temporary home without a memory, and a scripted model."""
+    for name in ("MEMARCH_MEMORY", "MEMARCH_KEY", "MEMARCH_KEY_FILE", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return ChatShell(tmp_path, monkeypatch)
