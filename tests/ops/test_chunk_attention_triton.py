@@ -130,7 +130,7 @@ def test_no_visible_chunk_gives_exactly_zero_and_no_gradient(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_nobody_sees_may_hold_anything_and_runs_repeat(form):
-    i = to(inputs(), torch.float32, DEVICE)
+    i = to(inputs(batch=1), torch.float32, DEVICE)
     visible = i.visible.clone()
     visible[:, :, 3] = False
     i = i._replace(visible=visible)
@@ -167,7 +167,7 @@ def test_equal_scores_take_the_lower_index():
 
 def test_a_memory_without_gradients_takes_no_pass_for_them(monkeypatch):
     monkeypatch.setattr(kernels, "sparse_backward_memory", None)
-    i = to(inputs(), torch.float32, DEVICE)
+    i = to(inputs(batch=1, time=1), torch.float32, DEVICE)._replace(visible=None)
     detached = results(chunk_attention, i, form="absorbed", backend="triton")
     assert detached["contents"].abs().sum() == 0 and detached["weights.key"].abs().sum() > 0
     with pytest.raises(TypeError, match="'NoneType' object is not subscriptable"):
@@ -186,7 +186,7 @@ def test_second_derivatives_are_refused(form):
 def test_a_layer_runs_on_the_kernels_and_compiles(monkeypatch):
     sizes = {"chunk_size": 2, "top_k": 2, "num_chunks": 2, "local_window": 2}
     layer = memarch.HCAM(8, 2, **sizes, gradient_window=True).to(DEVICE)
-    x = torch.randn(1, 6, 8, device=DEVICE)
+    x = torch.randn(1, 5, 8, device=DEVICE)
     want, _ = layer(x)
     monkeypatch.setenv("MEMARCH_BACKEND", "triton")
     y, _ = layer(x)
