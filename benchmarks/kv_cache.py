@@ -1,0 +1,143 @@
+"""What consolidation of a key-value cache costs: attention mass, decoding with and without it, training.
+
+  --part mass      one scoring of a whole cache, all layers, at the shape of SmolLM2-135M: `attention_mass` against the
+                   eager attention of transformers with its probabilities averaged, and against the way of kvpress's
+                   SnapKV press (repeated keys, a mask, a float32 softmax cast back, means over queries and groups;
+                   written here by its formula, since kvpress needs an older transformers). `--check` first: all three
+                   give the same masses.
+  --part overhead  greedy decoding of SmolLM2-135M-Instruct, a rewrite every 20 tokens (GSM8K's lines have 19.6):
+                   plain; identity, the hooks and the selection with a rewriter that changes nothing; and a processor.
+  --part training  one optimiser step's gradient on four problems of four lines: fine-tuning of all weights against a
+                   processor on the frozen model (its three bptt variants).
+
+Arms are interleaved; ratios are the baseline's seconds over the arm's, above 1 the arm needs less. Texts are made here:
+no data. `--clock cpu` counts this process's CPU seconds, which other processes on the machine disturb little.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._harness import RESULTS, Row, append_rows, settings_text, table, time_rounds, timing_row, wall_seconds
+from benchmarks._kv_cache_arms import CacheSize, mass_arms, relative_gap
+from benchmarks._kv_cache_model import decode_arms, load_model, training_arms
+
+NAME = "kv_cache"
+BASELINES = {"mass": "eager", "overhead": "plain", "training": "sft"}
+PARTS = tuple(BASELINES)
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """CPU seconds of this process, all threads."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def device_seconds(run: Callable[[], object]) -> float:
+    """Seconds until a GPU is done."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(part: str, arms: dict[str, Callable[[], object]], settings: dict[str, Any], options: Any) -> list[Row]:
+    """Rows of every arm of a case."""
+    clock = cpu_seconds if options.clock == "cpu" else device_seconds if options.device != "cpu" else wall_seconds
+    seconds = time_rounds(arms, rounds=options.repeats, budget_seconds=options.case_seconds, clock=clock)
+    where = settings_text({**settings, "clock": options.clock, "device": options.device})
+    return [timing_row(NAME, arm, BASELINES[part], f"{part} time", seconds, where) for arm in arms]
+
+
+def part_mass(options: argparse.Namespace) -> list[Row]:
+    """Scoring a cache, by length and dtype."""
+    rows = []
+    for length in [64] if options.quick else options.lengths:
+        for name in ["float32"] if options.quick else options.dtypes:
+            size = CacheSize(length, num_layers=3 if options.quick else 30)
+            arms, masses = mass_arms(size, dtype=getattr(torch, name), device=options.device)
+            gap = max(relative_gap(m(), masses["memarch"]()) for m in masses.values())
+            # In half precision the others round their probabilities: that is their error, not ours.
+            limit = 1e-4 if name == "float32" else 0.05
+            if not gap <= limit:
+                raise SystemExit(f"the arms do not compute the same masses: they differ by {gap:.1e} at {size}, {name}")
+            settings = {"T": length, "R": size.num_queries, "L": size.num_layers, "dtype": name, "gap": f"{gap:.1e}"}
+            rows += measure("mass", arms, settings, options)
+    return rows
+
+
+def part_overhead(options: argparse.Namespace) -> list[Row]:
+    """Decoding with and without consolidation."""
+    model, tokenizer = load_model(options.device, quick=options.quick)
+    num_tokens = 24 if options.quick else options.tokens
+    arms, counts = decode_arms(model, tokenizer, prompt_tokens=options.prompt, num_tokens=num_tokens, every=20)
+    rows = measure("overhead", arms, {"tokens": num_tokens, "prompt": options.prompt, "every": 20}, options)
+    print(f"rewrites in {num_tokens} tokens: {counts['processor']()}")
+    return rows
+
+
+def part_training(options: argparse.Namespace) -> list[Row]:
+    """Gradients of a batch."""
+    model, tokenizer = load_model(options.device, quick=options.quick)
+    arms = training_arms(model, tokenizer)
+    return measure("training", arms, {"problems": 4, "lines": 4}, options)
+
+
+def show(rows: list[Row]) -> str:
+    """One line per figure; the ratio's range is over rounds."""
+    lines = []
+    for row in rows:
+        size = json.loads(row.settings)
+        case = " ".join(f"{k}={v}" for k, v in size.items() if k in ("T", "dtype", "tokens", "problems"))
+        around = f" ({row.ratio_low:.2f}..{row.ratio_high:.2f})" if row.ratio_low and row.arm != row.baseline else ""
+        lines.append(
+            [f"{row.metric} {case}", row.arm, f"{1e3 * row.value:.1f} ms", f"{1e3 * row.low:.1f}..{1e3 * row.high:.1f}"]
+            + [f"{row.ratio:.2f}x{around}", str(row.samples)]
+        )
+    return table(["metric", "arm", "median", "min..max", "baseline / arm", "n"], lines)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", default=list(PARTS), choices=PARTS, help="default: all")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="what is counted (default wall)")
+    parser.add_argument("--repeats", type=int, default=9, help="timed rounds per case at most (default 9)")
+    parser.add_argument("--case-seconds", type=float, default=60.0, help="no new round past this (default 60)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096], help="slots (default 1024 4096)")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--prompt", type=int, default=64, help="prompt tokens (default 64)")
+    parser.add_argument("--tokens", type=int, default=100, help="tokens to decode (default 100)")
+    parser.add_argument("--quick", action="store_true", help="a tiny model, two rounds, no rows written: seconds")
+    parser.add_argument("--results", type=Path, help=f"CSV to append to (default {RESULTS.name}/{NAME}.csv)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark; see the module's docstring."""
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    options.repeats = 2 if options.quick else options.repeats
+    path = options.results or (None if options.quick else RESULTS / f"{NAME}.csv")
+    device = torch.cuda.get_device_name() if options.device != "cpu" else None
+    rows: list[Row] = []
+    for part in options.part:
+        print(f"{part} ...", flush=True)
+        new = {"mass": part_mass, "overhead": part_overhead, "training": part_training}[part](options)
+        if path is not None:
+            append_rows(path, new, device=device)
+        rows += new
+    print(show(rows))
+    print(f"{options.threads} threads, {options.clock} clock; rows: {path or 'not written'}")
+
+
+if __name__ == "__main__":
+    main()
