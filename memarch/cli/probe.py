@@ -182,11 +182,16 @@ def _print(report: ProbeReport, plot: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    header, lines = report.table()
-    table = Table(*header)
-    for line in lines:
-        table.add_row(*line)
-    Console(width=None).print(table)
+    console = Console()
+    for scores, title in (
+        ("recognition", "Recognised beside its foil (0.5 is chance), recalled from its first half"),
+        ("change", "Familiarity grew more than a foil's"),
+    ):
+        header, lines = report.table(scores)
+        table = Table(*header, title=title, title_justify="left")
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
     if plot is not None:
         typer.echo(f"curves: {plot}")
 

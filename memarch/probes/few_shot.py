@@ -51,15 +51,18 @@ class ProbeReport:
 
     rows: list[ProbeRow] = field(default_factory=list)
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and lines, ready to print."""
+    def table(self, scores: str = "recognition") -> tuple[list[str], list[list[str]]]:
+        """Header and lines, ready to print: "recognition" with recall, or "change"."""
+        if scores not in ("recognition", "change"):
+            raise ValueError(f'scores must be "recognition" or "change"; got {scores!r}')
         kinds = list(self.rows[0].recognition) if self.rows else []
-        header = ["exposures", "updates", *(f"seen > {kind}" for kind in kinds)]
-        header += [*(f"change > {kind}" for kind in kinds), "recall", "exact"]
+        header = ["exposures", "updates", *kinds, *(["recall", "exact"] if scores == "recognition" else [])]
         lines = []
         for row in self.rows:
-            scores = [*row.recognition.values(), *row.change.values(), row.recall, row.recall_exact]
-            lines.append([str(row.exposures), str(row.updates), *(f"{score:.2f}" for score in scores)])
+            figures = list(getattr(row, scores).values())
+            if scores == "recognition":
+                figures += [row.recall, row.recall_exact]
+            lines.append([str(row.exposures), str(row.updates), *(f"{figure:.2f}" for figure in figures)])
         return header, lines
 
 

@@ -93,10 +93,14 @@ def test_overlap_by_hand(found, wanted, expected):
     assert overlap(found, wanted) == expected
 
 
-def test_table():
-    header, lines = probe().run(Notebook(), exposures=(0, 1), progress=lambda text: None).table()
-    assert header[:3] == ["exposures", "updates", "seen > novel"] and header[-2:] == ["recall", "exact"]
-    assert lines[1] == ["1", "0", *["1.00"] * 8, "1.00", "1.00"]
+def test_tables():
+    report = probe().run(Notebook(), exposures=(0, 1), progress=lambda text: None)
+    header, lines = report.table()
+    assert header == ["exposures", "updates", "novel", "paraphrase", "synonym", "random", "recall", "exact"]
+    assert lines[1] == ["1", "0", *["1.00"] * 6]
+    assert report.table("change") == (header[:-2], [["0", "0", *["0.50"] * 4], ["1", "0", *["1.00"] * 4]])
+    with pytest.raises(ValueError, match="scores must be"):
+        report.table("recall")
 
 
 @pytest.mark.parametrize(
