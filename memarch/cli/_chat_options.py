@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Without one small models chat about themselves instead of answering.
+DEFAULT_SYSTEM = "You are a helpful assistant who remembers earlier conversations. Answer briefly, in your own words."
+
 
 @dataclass(frozen=True)
 class Options:
@@ -14,7 +17,7 @@ class Options:
     go_on: bool = False
     session: str | None = None
     model: str | None = None
-    system: str = ""
+    system: str = DEFAULT_SYSTEM
     budget_tokens: int = 3500
     model_summaries: bool = False
     timeout_seconds: float = 120.0

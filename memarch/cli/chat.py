@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ._chat_options import Options
+from ._chat_options import DEFAULT_SYSTEM, Options
 from ._memory_open import EmbedderOption, KeyFileOption, PathOption, UserOption, VectorsOption, utf8
 
 EXIT_CODES = (
@@ -40,8 +40,9 @@ def chat(
         typer.Option("--model", "-m", metavar="MODEL", callback=utf8, help="Default: see `memarch models`."),
     ] = None,
     system: Annotated[
-        str, typer.Option("--system", "-s", metavar="TEXT", callback=utf8, help="What the model is told first.")
-    ] = "",
+        str,
+        typer.Option("--system", "-s", metavar="TEXT", callback=utf8, help="What it is told first; empty: nothing."),
+    ] = DEFAULT_SYSTEM,
     budget: Annotated[int, typer.Option(metavar="TOKENS", help="Longest prompt.")] = 3500,
     summaries: Annotated[
         Summaries, typer.Option(help="Who summarises: picked sentences, or the model that answers.")

@@ -1,15 +1,20 @@
 """`memarch chat` as transcripts: what is typed, what is answered, what is stored, JSON, exit codes."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memarch.cli._chat_commands import COMMANDS, arguments_of, what_of
+from memarch.cli._chat_options import DEFAULT_SYSTEM
+from memarch.dialogue.generators import smollm2
 from memarch.dialogue.memory import DialogueMemory
 
 from ._chat_shell import ChatShell
+from ._transcript import command as memarch_command
+from ._transcript import environment
 
 NORA = "My sister Nora moved to Lyon."
 
@@ -207,6 +212,7 @@ def test_settings(talk: ChatShell) -> None:
     }
     assert commands[4]["system"] == "Be kind." and commands[5]["system"] == ""
     assert talk.model.seen[-1][0] == {"role": "system", "content": "Be kind."}
+    assert talk.command("/system\n")["system"] == DEFAULT_SYSTEM and talk.command("/system\n", "-s", "")["system"] == ""
     assert next(e for e in events if e["event"] == "composed")["budget_tokens"] == 150
     for wrong, message in (
         ("colour red", "expected one of budget, max_tokens"),
@@ -277,3 +283,29 @@ def test_opening_and_looking_do_not_read_the_whole_session(talk: ChatShell, monk
     events = talk.events("/memory 5\n/sessions\n", "-c")
     assert events[0]["resumed"] == list(range(2995, 3001)) and len(events[1]["turns"]) == 5
     assert 0 < num_read < 60
+
+
+@pytest.mark.slow
+def test_the_default_model_from_end_to_end(tmp_path: Path) -> None:
+    if smollm2.installed_gguf() is None:
+        pytest.skip(f"needs the model's wheel: {smollm2.INSTALL_HINT}")
+    place = ["--path", str(tmp_path / "memories")]
+    typed = f"/set max_tokens 24\n/set temperature 0\n{NORA}\n/new\nWhere does Nora live?\n/why\n"
+    shown = subprocess.run(
+        memarch_command("chat", "--model", "smollm2", "--json", *place),
+        env=environment() | {"HOME": str(tmp_path)},
+        input=typed,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    events = [json.loads(line) for line in shown.stdout.splitlines()]
+    answers = [event for event in events if event["event"] == "answer"]
+    assert len(answers) == 2 and all(a["status"] == "done" and a["text"] and a["num_tokens"] for a in answers)
+    assert "Lyon" in answers[-1]["text"]
+    pieces = [event["text"] for event in events if event["event"] == "piece"]
+    assert "".join(pieces) == "".join(answer["text"] for answer in answers) and len(pieces) > 10
+    assert NORA in [hit["text"] for hit in events[-1]["hits"]] and events[-1]["hits"][0]["parts"]["meaning"]
+    assert all(e["prompt_tokens"] <= 3500 for e in events if e["event"] == "composed")
