@@ -11,6 +11,7 @@ try:
 except ImportError as error:
     raise ImportError("memarch.agents needs the package gymnasium: pip install 'memarch[agents]'") from error
 
+from ._world import join_torchrun
 from .callbacks import (
     AgentCallback,
     AgentReport,
@@ -59,5 +60,6 @@ __all__ = [
     "build_memory",
     "draw_recall",
     "interquartile_mean",
+    "join_torchrun",
     "watch",
 ]

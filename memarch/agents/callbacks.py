@@ -101,7 +101,7 @@ class Evaluate(AgentCallback):
 
 
 class StopAtThreshold(AgentCallback):
-    """Ends the training once a mean is high enough.
+    """Ends the training once a mean is high enough; before an `Evaluate` in the list, the end is evaluated too.
 
     Args:
         measure: "success" or "total_reward".
@@ -131,13 +131,13 @@ class StopAtThreshold(AgentCallback):
     def on_update(self, agent: PPO, report: AgentReport) -> None:
         """Look at the training's mean."""
         if self.of == "training" and report.num_episodes >= 100 and getattr(report, self.measure) >= self.threshold:
-            agent.request_stop()
+            agent.finish()
 
     def on_evaluation(self, agent: PPO, evaluation: AgentEvaluation) -> None:
         """Look at the evaluation's mean."""
         value = getattr(evaluation, self.measure)
         if self.of == "evaluation" and value is not None and value >= self.threshold:
-            agent.request_stop()
+            agent.finish()
 
 
 class CSVLogger(AgentCallback):

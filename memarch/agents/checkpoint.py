@@ -154,22 +154,35 @@ def save_checkpoint(
     return publish(run_dir, step, fill, keep=keep)
 
 
-def load_checkpoint(
-    directory: Path, policy: MemoryPolicy, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Put weights and optimiser back; the trainer's own tensors and progress, as `save_checkpoint` took them.
+def read_progress(directory: Path) -> dict[str, Any]:
+    """The progress of a checkpoint.
+
+    Raises:
+        OSError: no such file.
+        ValueError: it is corrupt, or says too little.
+    """
+    path = directory / TRAINER_FILE
+    progress = read_json(path)
+    wanted = {"step", "goal", "settings", "num_episodes", "train_seconds", "recent", "collectors"}
+    missing = wanted - progress.keys()
+    if missing:
+        raise ValueError(f"{path}: key {min(missing)!r} is missing; use an earlier checkpoint")
+    return progress
+
+
+def load_checkpoint(directory: Path, policy: MemoryPolicy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Put weights and optimiser back; the trainer's own tensors, as `save_checkpoint` took them.
 
     Raises:
         OSError: a file is missing.
         ValueError: a file is corrupt or belongs to another network.
     """
-    progress = read_json(directory / TRAINER_FILE)
     path = directory / OPTIMIZER_FILE
     tensors = read_tensors(path)
     own = {name: tensors.pop(name) for name in list(tensors) if name.startswith("trainer/")}
     load_weights(directory, policy)
     restore_optimizer(path, tensors, policy, optimizer)
-    return own, progress
+    return own
 
 
 def write_run_file(run_dir: Path, config: AgentConfig, settings: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,17 +14,15 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import nn
 
-from memarch.models.storage import read_json
-
 from ._world import World
 from .agent import Agent, build_policy, check_json, choose_device
 from .callbacks import AgentCallback, AgentReport
 from .checkpoint import (
-    TRAINER_FILE,
     AgentConfig,
     load_checkpoint,
     load_weights,
     read_config,
+    read_progress,
     resolve,
     save_checkpoint,
     write_run_file,
@@ -141,7 +139,7 @@ class PPO(Agent):
         self.report: AgentReport | None = None
         self.callbacks: list[AgentCallback] = []
         self._checkpoint: Path | None = None
-        self._stop = False
+        self._stop = self._finish = False
 
     def learn(self, num_steps: int | None = None, *, callbacks: Sequence[AgentCallback] = ()) -> AgentResult:
         """Train for about `num_steps` more steps of all environments: whole rollouts, the last may go over.
@@ -163,7 +161,7 @@ class PPO(Agent):
             if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
                 raise ValueError(f"num_steps must be an integer of at least 1; got {num_steps!r}")
             self.goal = self.step + num_steps
-        self.callbacks, self._stop = list(callbacks), False
+        self.callbacks, self._stop, self._finish = list(callbacks), False, False
         if self.out_dir is not None and self.world.rank == 0:
             write_run_file(self.out_dir, self.config, asdict(self.settings))
         self.tell("on_start")
@@ -188,6 +186,7 @@ class PPO(Agent):
         path: str | Path,
         *,
         env: Env | None = None,
+        env_options: Mapping[str, Any] | None = None,
         memory: nn.Module | None = None,
         device: str | torch.device = "auto",
     ) -> Self:
@@ -196,6 +195,7 @@ class PPO(Agent):
         Args:
             path: directory of `save`, of a checkpoint, or of a run.
             env: where it was no id that the agent learned in; else another environment with the same spaces.
+            env_options: other options for the id, added to those the agent learned under: a longer maze, say.
             memory: where it was a module of your own, the same again.
             device: to run on.
 
@@ -205,6 +205,8 @@ class PPO(Agent):
         """
         directory = resolve(path)
         config = read_config(directory)
+        if env_options:
+            config = replace(config, env_options={**config.env_options, **env_options})
         settings = PPOSettings(reconstruction_weight=float(config.reconstruct))
         agent = cls._from_config(config, settings, env=env, memory=memory, device=device, out_dir=None)
         load_weights(directory, agent.policy)
@@ -234,12 +236,12 @@ class PPO(Agent):
         """
         directory = resolve(run_dir)
         config = read_config(directory)
-        progress = _read_progress(directory)
+        progress = read_progress(directory)
         settings = PPOSettings.from_json(progress["settings"], source=str(directory))
         agent = cls._from_config(
             config, settings, env=env, memory=memory, device=device, out_dir=run_dir, asynchronous=asynchronous
         )
-        own, _ = load_checkpoint(directory, agent.policy, agent.optimizer)
+        own = load_checkpoint(directory, agent.policy, agent.optimizer)
         counts = progress["collectors"]
         if len(counts) != agent.world.size:
             raise ValueError(
@@ -254,6 +256,10 @@ class PPO(Agent):
         agent.recent.extend(Episode(*values) for values in progress["recent"])
         agent._checkpoint = directory
         return agent
+
+    def finish(self) -> None:
+        """Call the goal reached: `learn` ends after the current update as if it had come to its last step."""
+        self.goal, self._finish = self.step, True
 
     def checkpoint(self) -> Path | None:
         """Write a checkpoint to `out_dir` (None without one), and tell the listeners.
@@ -326,8 +332,12 @@ class PPO(Agent):
         )
 
     def _agreed_to_stop(self) -> bool:
-        """Whether any process was asked to stop: all have to end after the same update."""
-        return bool(self.world.sum(torch.tensor(float(self._stop), device=self.device)) > 0)
+        """Whether any process was asked to stop or to finish: all have to end after the same update."""
+        asked = torch.tensor([self._stop, self._finish], dtype=torch.float32, device=self.device)
+        stop, finish = (self.world.sum(asked) > 0).tolist()
+        if finish:
+            self.goal = self.step
+        return stop or finish
 
     def _how_to_go_on(self) -> str:
         if self._checkpoint is None:
@@ -362,7 +372,7 @@ class PPO(Agent):
             num_envs=given.num_envs if isinstance(given, VectorEnv) else config.num_envs,
             policy=config.policy,
             settings=settings,
-            env_options=config.env_options if given == config.environment else None,
+            env_options=config.env_options if isinstance(given, str) and given == config.environment else None,
             asynchronous=asynchronous,
             device=device,
             out_dir=out_dir,
@@ -373,16 +383,6 @@ class PPO(Agent):
                 agent.close()
                 raise ValueError(f"this agent's {name} is {then}; the environment {agent.source.name} has {now}")
         return agent
-
-
-def _read_progress(directory: Path) -> dict[str, Any]:
-    path = directory / TRAINER_FILE
-    progress = read_json(path)
-    wanted = {"step", "goal", "settings", "num_episodes", "train_seconds", "recent", "collectors"}
-    missing = wanted - progress.keys()
-    if missing:
-        raise ValueError(f"{path}: key {min(missing)!r} is missing; use an earlier checkpoint")
-    return progress
 
 
 def _mean(values: Sequence[float | bool]) -> float:

@@ -42,7 +42,7 @@ def test_it_learns_what_only_memory_can(memory: str) -> None:
     sizes = PolicySettings(d_model=32, num_heads=2, chunk_size=2, top_k=2, num_chunks=8, attention_steps=8)
     ppo = PPO("memarch/ProofOfMemory-v0", memory=memory, policy=sizes, settings=settings)
     result = ppo.learn(80_000, callbacks=[StopAtThreshold("success", 0.97, of="training")])
-    assert result.stopped and result.step < 80_000 and result.report.success >= 0.97
+    assert result.step < 80_000 and result.report.success >= 0.97
     evaluation = ppo.evaluate(num_episodes=64)
     assert evaluation.success > 0.95 and evaluation.total_reward > 0.3
     assert evaluation.total_reward_low <= evaluation.total_reward_iqm <= evaluation.total_reward_high
