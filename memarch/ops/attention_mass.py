@@ -91,42 +91,65 @@ def attention_mass(
     if choose_backend(OP, backend, queries, lambda module: module.unsupported(queries, keys)) == "triton":
         mass: Tensor = kernels(OP).mass(queries, keys, scale, query_slots, valid, exclude)
     else:
-        mass = torch.stack(
-            [_layer_mass(q, k, scale, query_slots, valid) for q, k in zip(queries.unbind(), keys, strict=True)]
-        )
+        mass = _torch_mass(queries, keys, scale, query_slots, valid)
         if exclude is not None:
             mass = mass.masked_fill(exclude, 0.0)
     count = (query_slots >= 0).sum(1).clamp(min=1) * num_heads
     return mass / count[:, None]
 
 
-def _layer_mass(q: Tensor, k: Tensor, scale: float, query_slots: Tensor, valid: Tensor | None) -> Tensor:
-    """Sum over queries and heads for one layer: q `[B, R, H, D]`, k `[B, T, G, D]`, `[B, T]` float32.
+def _torch_mass(
+    queries: Tensor, keys: Sequence[Tensor], scale: float, query_slots: Tensor, valid: Tensor | None
+) -> Tensor:
+    """Sum over queries and heads, `[L, B, T]` float32: what is the same for all layers is prepared once."""
+    length = keys[0].shape[1]
+    rows = (query_slots >= 0).any(1)
+    if not bool(rows.all()):
+        mass = queries.new_zeros(len(keys), rows.numel(), length, dtype=torch.float32)
+        if bool(rows.any()):
+            own = None if valid is None else valid[rows]
+            mass[:, rows] = _torch_mass(queries[:, rows], [k[rows] for k in keys], scale, query_slots[rows], own)
+        return mass
+    stop = min(length, int(query_slots.max()) + 1)
+    slots = torch.arange(stop, device=queries.device)
+    hidden = slots > query_slots[..., None]
+    if valid is not None:
+        hidden = hidden | ~valid[:, None, :stop]
+    # A query that sees nothing is left to see anything, and counts nothing: a softmax of nothing is NaN.
+    asks = ~hidden.all(2)
+    hidden = hidden & asks[..., None]
+    # Most queries see all of the past: only from the first slot that is hidden from one are logits masked.
+    some = hidden.any(0).any(0)
+    start = int(some.to(torch.uint8).argmax()) if bool(some.any()) else stop
+    found = [
+        _layer_mass(q, k[:, :stop], scale, asks, hidden[..., start:], start)
+        for q, k in zip(queries.unbind(), keys, strict=True)
+    ]
+    return torch.nn.functional.pad(torch.stack(found), (0, length - stop))
 
-    The exponentials are normalised and summed by one product, w . exp, with w the reciprocals of their sums: two passes
-    over the scores less than a softmax and a mean.
+
+def _layer_mass(q: Tensor, k: Tensor, scale: float, asks: Tensor, hidden: Tensor, start: int) -> Tensor:
+    """One layer, `[B, T]`: q `[B, R, H, D]`, k `[B, T, G, D]`, asks `[B, R]`, hidden `[B, R, T - start]`.
+
+    Queries of a group share a key head, so keys are not repeated; probabilities replace logits where they lie, and are
+    added up over queries and heads by a product with a vector.
     """
-    (batch, num_queries, _, width), (length, num_key_heads) = q.shape, k.shape[1:3]
+    (batch, num_queries, num_heads, width), (length, num_key_heads) = q.shape, k.shape[1:3]
     half = q.device.type == "cuda" and q.dtype != torch.float32
     dtype = q.dtype if half else torch.promote_types(q.dtype, torch.float32)
-    # [B, G, R * H/G, D]: the queries of a group share a key head, so keys are not repeated.
     grouped = q.view(batch, num_queries, num_key_heads, -1, width).permute(0, 2, 1, 3, 4)
     grouped = grouped.reshape(batch, num_key_heads, -1, width).to(dtype)
     transposed = k.permute(0, 2, 3, 1).to(dtype)
     # Half-precision queries are scaled after the product, others before it, where they are fewer.
     scores = (grouped @ transposed).float().mul_(scale) if half else (grouped * scale @ transposed).float()
-    slots = torch.arange(length, device=q.device)
-    hidden = slots > query_slots[..., None]
-    if valid is not None:
-        hidden = hidden | ~valid[:, None]
-    if bool(hidden.any()):
+    if start < length:
         grid = scores.view(batch, num_key_heads, num_queries, -1, length)
-        grid.masked_fill_(hidden[:, None, :, None], -torch.inf)
-    top = scores.amax(-1, keepdim=True)
-    # A query that sees nothing has only -inf: subtracting 0 instead gives zeros, not NaN.
-    scores.sub_(top.masked_fill_(top == -torch.inf, 0.0)).exp_()
-    weight = scores.sum(-1).clamp_(min=torch.finfo(torch.float32).tiny).reciprocal_()
-    return (weight.flatten(1)[:, None] @ scores.flatten(1, 2))[:, 0]
+        grid[..., start:].masked_fill_(hidden[:, None, :, None], -torch.inf)
+    torch.softmax(scores, -1, out=scores)
+    weight = asks[:, None, :, None].expand(-1, num_key_heads, -1, num_heads // num_key_heads)
+    if not bool(asks.all()):
+        scores.masked_fill_(~weight.reshape(batch, num_key_heads, -1, 1), 0.0)
+    return (weight.reshape(batch, 1, -1).float() @ scores.flatten(1, 2))[:, 0]
 
 
 def _check(

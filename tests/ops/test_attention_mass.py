@@ -55,6 +55,10 @@ def test_what_nobody_sees_may_hold_anything():
 def test_a_row_without_queries_has_no_mass():
     inputs = case(**SIZES)
     inputs["query_slots"][0] = -1
+    for key in inputs["keys"]:
+        key[0] = torch.nan
+        key[1, 0] = torch.nan
+    inputs["valid"][1, 0] = False
     mass = attention_mass(**inputs)
     assert mass[:, 0].eq(0).all() and mass[:, 1].sum() > 0
     assert relative_rms(mass, attention_mass_reference(**inputs)) < 1e-5
