@@ -7,6 +7,7 @@ rows m and their positions p:  P = softmax(q (m + p)') inside each chunk;  O = s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from ._chunk_attention_inputs import sinusoids
 
-BLOCK_BYTES = {"cpu": 2**20}
-"""Memory of a block of gathered rows: a core's cache. Elsewhere blocks only bound what is allocated."""
+BLOCK_BYTES = {"cpu": 2**22}
+"""Memory of a block of gathered rows: a cache's, by measurement. Elsewhere blocks only bound what is allocated."""
 LARGEST_BLOCK_BYTES = 2**28
 
 
@@ -39,15 +40,27 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return x[batch, index]
 
 
+def _positions(contents: Tensor) -> Tensor:
+    """`sinusoids` of a memory; kept between calls on a CPU, where acting is made of such small operations."""
+    if type(contents) is Tensor and contents.device.type == "cpu":
+        return _positions_on_cpu(contents.shape[2], contents.shape[3], contents.dtype)
+    return sinusoids(contents.shape[2], contents.shape[3], contents)
+
+
+@lru_cache(maxsize=16)
+def _positions_on_cpu(num_rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return sinusoids(num_rows, width, torch.zeros((), dtype=dtype))
+
+
 class AttendInBlocks(torch.autograd.Function):
     """`attend` with the same arguments, its backward gathering again. A second derivative goes through `attend`."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, contents: Tensor, real: Tensor, chunk: Tensor, weight: Tensor) -> Tensor:
         o = torch.empty_like(q, memory_format=torch.contiguous_format)
-        heads, (num_rows, width) = q.shape[2], contents.shape[2:]
-        probs = q.new_empty(q.shape[0] * q.shape[1], heads, chunk.shape[-1], num_rows)
-        position = sinusoids(num_rows, width, contents)
+        probs = q.new_empty(q.shape[0] * q.shape[1], q.shape[2], chunk.shape[-1], contents.shape[2])
+        position = _positions(contents)
         flat_q, flat_o, flat_w = q.flatten(0, 1), o.flatten(0, 1), weight.flatten(0, 1)
         for part, rows, kept in _blocks(contents, real, chunk):
             scores = _scores(flat_q[part], rows, position)
@@ -65,7 +78,7 @@ class AttendInBlocks(torch.autograd.Function):
             found = iter(torch.autograd.grad(attend(q, contents, real, chunk, weight), wanted, d_o, create_graph=True))
             dq, d_contents, d_weight = (next(found) if needed else None for needed in _differentiable(ctx))
             return dq, d_contents, None, None, d_weight
-        position = sinusoids(contents.shape[2], contents.shape[3], contents)
+        position = _positions(contents)
         dq = torch.empty_like(q, memory_format=torch.contiguous_format)
         d_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         d_contents = torch.zeros_like(contents) if ctx.needs_input_grad[1] else None

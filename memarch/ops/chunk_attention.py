@@ -167,11 +167,14 @@ def chunk_attention(
         queries, summaries = x.to(dtype), summaries.to(dtype)
         allowed = x.new_ones(batch, time, num_chunks, dtype=torch.bool) if visible is None else visible
         real = x.new_ones(batch, num_chunks, rows, dtype=torch.bool) if row_valid is None else row_valid
-        allowed = allowed & real.any(-1)[:, None]
-        # Zeros instead of what nobody sees: 0 times NaN would be NaN.
-        seen = allowed.any(1)
-        real = real & seen.unsqueeze(-1)
-        summaries = summaries.masked_fill(~seen.unsqueeze(-1), 0)
+        if row_valid is not None:
+            allowed = allowed & real.any(-1)[:, None]
+        if visible is not None or row_valid is not None:
+            seen = allowed.any(1)
+            real = real & seen.unsqueeze(-1)
+            # Zeros instead of what nobody sees, for the gradient's sake: there 0 times NaN would be NaN.
+            if torch.is_grad_enabled():
+                summaries = summaries.masked_fill(~seen.unsqueeze(-1), 0)
         bias = None if router_bias is None else router_bias.to(dtype)
         k = min(top_k, num_chunks)
         chosen = select_chunks(queries, summaries, w, allowed, bias, k, normalize)
