@@ -109,7 +109,7 @@ def test_dependencies_are_static():
 
 def test_all_holds_every_feature_but_nothing_that_needs_cuda_to_build():
     assert {"chat", "agents", "dev", "all", "gpu"} <= set(EXTRAS)
-    assert EXTRAS["all"] == ["memarch[train,chat,postgres,milvus,agents]"]
+    assert EXTRAS["all"] == ["memarch[train,chat,postgres,milvus,encrypted,agents]"]
     assert names(EXTRAS["gpu"]) == {"flash-attn"}
     for extra in ("train", "chat", "postgres", "milvus", "agents", "dev"):
         assert not names(EXTRAS[extra]) & {"flash-attn", "titans-pytorch"}
