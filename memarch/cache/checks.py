@@ -12,7 +12,12 @@ from .shape import CacheShape
 
 
 def causal_lm(model: Any) -> Any:
-    """The transformers causal LM itself, out of a PEFT wrapper if it is in one."""
+    """The transformers causal LM itself, out of a PEFT wrapper if it is in one.
+
+    Raises: ValueError for what torch.compile returned: compiled code does not call hooks that come later.
+    """
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("model was compiled by torch.compile, which does not call hooks: give the model itself")
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -36,6 +41,8 @@ def attention_modules(model: Any) -> list[Any]:
 
 def check_model(model: Any, processor: EntryRewriter) -> None:
     """Raise ValueError saying what of the model cannot be served, or does not fit the processor."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        raise ValueError("the model is compiled, and compiled code does not call hooks: give it before compile()")
     config = model.config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"model must be a decoder; {type(model).__name__} is an encoder-decoder")

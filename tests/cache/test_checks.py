@@ -88,6 +88,15 @@ def test_a_processor_that_does_not_fit():
         enter(make_model(), make_processor(make_model()).to("meta"))
 
 
+def test_compiled_models():
+    model = make_model()
+    with pytest.raises(ValueError, match="model was compiled by torch.compile"):
+        enter(torch.compile(model, backend="eager"), CacheProcessor(model.config))
+    model.compile(backend="eager")
+    with pytest.raises(ValueError, match="the model is compiled, and compiled code does not call hooks"):
+        enter(model)
+
+
 def test_chunked_prefill_is_refused():
     model = make_model()
     model.generation_config.prefill_chunk_size = 4
