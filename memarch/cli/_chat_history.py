@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ._memory_open import default_location
@@ -29,7 +30,14 @@ class InputHistory:
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
-        self.entries: list[str] = _read(file) if file is not None else []
+        self.entries: list[str] = []
+        if file is None:
+            return
+        self.entries, num_lines = _read(file)
+        if num_lines != len(self.entries):
+            # The file never holds more than the entries: what is not here could not be scrubbed.
+            with suppress(OSError):
+                self._rewrite()
 
     def add(self, text: str) -> None:
         """Append, unless it repeats the last one."""
@@ -77,19 +85,21 @@ class InputHistory:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _read(file: Path) -> list[str]:
-    entries = []
+def _read(file: Path) -> tuple[list[str], int]:
+    """The latest entries, and how many lines the file has."""
     try:
-        for line in file.read_text("utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # the end of a write that was cut off
-            if isinstance(entry, str):
-                entries.append(entry)
+        lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        return entries
-    return entries[-MAX_ENTRIES:]
+        return [], 0
+    entries = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # the end of a write that was cut off
+        if isinstance(entry, str):
+            entries.append(entry)
+    return entries[-MAX_ENTRIES:], len(lines)
 
 
 def _folded(text: str) -> str:

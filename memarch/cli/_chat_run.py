@@ -94,8 +94,8 @@ def _in_terminal(chat: Chat, *, resumed: bool) -> int:
     except ImportError as error:
         raise ImportError(f"typing in a terminal needs a package ({error}): pip install 'memarch[chat]'") from error
     options = chat.options
-    is_encrypted = getattr(chat.memory.store, "key", None) is not None or options.key is not None
-    if not options.no_log and not is_encrypted:
+    # What is encrypted there must not stand in the clear here.
+    if not options.no_log and options.key is None:
         chat.history = InputHistory(history_file(chat.memory.store.location, chat.memory.user))
     chat.show_opening(resumed=resumed)
     if options.go_on and not resumed:

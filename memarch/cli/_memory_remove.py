@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import _memory_show as show
+from ._chat_history import InputHistory, history_file
 from ._memory_open import NOTHING, JsonOption, KeyFileOption, PathOption, UserOption, VectorsOption, opened, shown, utf8
 from ._memory_texts import confirm, parse_time
 from .errors import USAGE, fail
@@ -136,7 +137,17 @@ def erase(
             _print_would_erase(what, count, chosen, as_json)
             return
         confirm(f"erase {what} for good", yes=yes)
+        texts = (
+            [] if everything else [turn.text for turn in memory.store.turns(numbers=memory.store.find_turns(**chosen))]
+        )
+        location = memory.store.location
         receipt = memory.erase(user=user) if everything else memory.erase(**chosen)
+    # What was typed into a chat is in its input history, too.
+    typed = InputHistory(history_file(location, user))
+    if everything:
+        typed.clear()
+    else:
+        typed.scrub(texts)
     if as_json:
         show.emit_json(receipt)
         return
