@@ -13,7 +13,7 @@ First, released, both forms of ours and htm are compared in float64: what differ
 Sizes are named B sequences, T queries, M*C rows in chunks of C = 32; k = 8 chunks a query (all, if there are fewer).
 T = 1 is acting, forward alone. Figures are medians of interleaved rounds; a ratio is released / arm: above 1 the arm
 needs less. Peak memory: growth of resident memory in a fresh process (CPU, training only), of allocated memory (GPU).
-On two cores, --device cpu: about 10 minutes, compiling flex_attention included.
+On a CPU one thread, as an actor has; about 10 minutes, compiling flex_attention included.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def show_aims(rows: Sequence[Row], device: str) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds per size at most (default 7)")
     parser.add_argument(
         "--case-seconds", type=float, default=8.0, help="no new round past this, but two at least (default 8)"
