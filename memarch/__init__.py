@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memarch.cache import CacheProcessor, consolidate
+    from memarch.cache import CacheProcessor, Reweaver, consolidate, reweave
     from memarch.dialogue.async_memory import AsyncDialogueMemory
     from memarch.dialogue.memory import DialogueMemory
     from memarch.layers import HCAM, Memora, Miras, Moneta, Yaad
@@ -34,10 +34,12 @@ __all__ = [
     "Miras",
     "MirasRule",
     "Moneta",
+    "Reweaver",
     "Yaad",
     "__version__",
     "consolidate",
     "miras_memory",
+    "reweave",
 ]
 
 _HOME = {
@@ -49,9 +51,11 @@ _HOME = {
     "Miras": "memarch.layers",
     "MirasRule": "memarch.ops",
     "Moneta": "memarch.layers",
+    "Reweaver": "memarch.cache",
     "Yaad": "memarch.layers",
     "consolidate": "memarch.cache",
     "miras_memory": "memarch.ops",
+    "reweave": "memarch.cache",
 }
 
 

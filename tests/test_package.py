@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 PUBLIC = {
-    "memarch.cache": ["CacheProcessor", "consolidate"],
+    "memarch.cache": ["CacheProcessor", "Reweaver", "consolidate", "reweave"],
     "memarch.dialogue.async_memory": ["AsyncDialogueMemory"],
     "memarch.dialogue.memory": ["DialogueMemory"],
     "memarch.layers": ["HCAM", "Memora", "Miras", "Moneta", "Yaad"],

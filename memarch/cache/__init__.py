@@ -5,6 +5,7 @@ Importing this package does not load transformers; using it does.
 
 from .consolidate import Consolidation, Rewrite, consolidate
 from .processor import CacheProcessor, EntryRewriter
+from .reweaver import Reweaver, Reweaving, reweave
 from .shape import CacheShape
 from .triggers import EveryTokensTrigger, NewlineTrigger
 
@@ -15,6 +16,9 @@ __all__ = [
     "EntryRewriter",
     "EveryTokensTrigger",
     "NewlineTrigger",
+    "Reweaver",
+    "Reweaving",
     "Rewrite",
     "consolidate",
+    "reweave",
 ]

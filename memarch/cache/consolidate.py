@@ -21,6 +21,7 @@ from torch import Tensor
 
 from memarch.ops import attention_mass, cache_add, cache_gather
 
+from ._following import follow, unfollow
 from .checks import attention_modules, causal_lm, check_cache, check_model
 from .processor import EntryRewriter
 from .recorder import ForwardRecorder
@@ -177,7 +178,7 @@ class Consolidation:
                 )
             tracker = CacheTracker(cache, self.selection.keep_queries)
             self._trackers[cache] = tracker
-            _follow(cache, tracker)
+            follow(cache, tracker)
         self.last = tracker
         return tracker
 
@@ -195,8 +196,7 @@ class Consolidation:
     def release(self) -> None:
         """Let go of every cache: from here on they are stock caches again."""
         for cache in list(self._trackers):
-            for name in ("reorder_cache", "reset", *_REFUSED):
-                cache.__dict__.pop(name, None)
+            unfollow(cache)
         self._trackers.clear()
 
     def _before(self, tracker: CacheTracker, first: Tensor, valid: Tensor) -> None:
@@ -257,33 +257,3 @@ class Consolidation:
             valid=tracker.valid,
             exclude=~candidates,
         )
-
-
-_REFUSED = ("crop", "activate_past_recording", "batch_repeat_interleave", "batch_select_indices")
-
-
-def _follow(cache: Any, tracker: CacheTracker) -> None:
-    """Have the cache tell its tracker when beams are reordered, and refuse what would take rewritten entries back."""
-    kind = type(cache)
-
-    # These find the cache through its tracker: one that referred to itself would wait for the garbage collector.
-    def reorder_cache(beam_idx: Tensor) -> None:
-        kind.reorder_cache(tracker.cache, beam_idx)
-        tracker.reorder(beam_idx)
-
-    def reset() -> None:
-        kind.reset(tracker.cache)
-        tracker.clear()
-
-    def refuse(name: str) -> Callable[..., None]:
-        def call(*args: object, **options: object) -> None:
-            raise ValueError(
-                f"generate called {name} of the cache: assisted decoding, prompt lookup and contrastive search take "
-                "entries back, which a rewritten cache cannot; use greedy decoding, sampling or beams"
-            )
-
-        return call
-
-    cache.reorder_cache, cache.reset = reorder_cache, reset
-    for name in _REFUSED:
-        setattr(cache, name, refuse(name))
