@@ -23,7 +23,7 @@ class Film:
     def __init__(self, path: Path, *, fps: float) -> None:
         writers: dict[str, Callable[[], Any]] = {".gif": _gif_writer, ".mp4": _mp4_writer}
         if path.suffix.lower() not in writers:
-            raise ValueError(f"the name of a film ends in .gif or .mp4; got {str(path)!r}")
+            raise ValueError(f"a film takes a name that ends in .gif or .mp4; got {str(path)!r}")
         self.path, self.fps = path, fps
         self.pictures: list[NDArray[np.uint8]] = []
         self._write = writers[path.suffix.lower()]()
