@@ -87,8 +87,8 @@ def our_arms() -> list[Arm]:
 
 def pixels_of(env_id: str) -> dict[str, Any]:
     """The option that makes an environment's observations pictures; {} where there is none."""
-    parameter = inspect.signature(task_class(env_id)).parameters.get("observation")
-    return {} if parameter is None else {"observation": "pixels"}
+    names = inspect.signature(task_class(env_id)).parameters
+    return {"pixels": True} if "pixels" in names else {"observation": "pixels"} if "observation" in names else {}
 
 
 def peer_arms() -> list[Arm]:
