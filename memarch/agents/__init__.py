@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError("memarch.agents needs the package gymnasium: pip install 'memarch[agents]'") from error
 
-from ._world import join_torchrun
+from ._world import is_first_process, join_torchrun
 from .callbacks import (
     AgentCallback,
     AgentReport,
@@ -60,6 +60,7 @@ __all__ = [
     "build_memory",
     "draw_recall",
     "interquartile_mean",
+    "is_first_process",
     "join_torchrun",
     "watch",
 ]

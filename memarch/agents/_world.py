@@ -65,3 +65,8 @@ def join_torchrun() -> bool:
         return dist.is_initialized()
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return True
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints for all of a training."""
+    return World().rank == 0

@@ -51,16 +51,23 @@ def run_agent(
     except KeyboardInterrupt:
         fail(f"interrupted twice, nothing saved since the last checkpoint; go on with: {command}", INTERRUPTED)
     agent.close()
+    if result.stopped and not first:
+        raise typer.Exit(INTERRUPTED)
     if result.stopped:
         say(f"interrupted at step {result.step:,}, saved {result.checkpoint}; go on with: {command}")
         raise typer.Exit(INTERRUPTED)
 
 
 def report_runs(run_dir: Path, directories: list[Path], *, memory: str) -> None:
-    """The last evaluations of the runs as one line, and as summary.json where there are several."""
-    from memarch.agents import bootstrap_interval
+    """The last evaluations of the runs as one line, and as summary.json where there are several.
+
+    Under torchrun the first process speaks for all.
+    """
+    from memarch.agents import bootstrap_interval, is_first_process
     from memarch.models.storage import json_writer, write_files
 
+    if not is_first_process():
+        return
     if len(directories) > 1:
         scores: dict[str, list[float]] = {"total_reward": [], "success": []}
         for directory in directories:

@@ -105,6 +105,21 @@ def test_divergence_stops_before_it_reaches_the_parameters() -> None:
     assert all(p.isfinite().all() for p in ppo.policy.parameters())
 
 
+@pytest.mark.parametrize("memory", ["hcam", "gtrxl", "gru", "lstm", "trace", "yaad", "none"])
+def test_bfloat16_learns_nearly_the_same(memory: str) -> None:
+    """On a CPU, whose autocast rounds as a GPU's does; settings allow it on a GPU only, where it pays."""
+    ppo = agent(memory=memory)
+    rollout = ppo.collector.collect()
+    batch = rollout.minibatch(torch.arange(8), rollout.joined_states())
+    exact = ppo.updater.loss(batch)
+    ppo.updater.settings = replace(SETTINGS, mixed_precision=True)
+    rounded = ppo.updater.loss(batch)
+    ppo.updater._weighted(rounded).backward()
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded / rounded[-1], exact / exact[-1], rtol=0.05, atol=0.02)
+    assert all(p.grad.isfinite().all() for p in ppo.policy.parameters() if p.grad is not None)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_compiled_encoder_is_the_same() -> None:

@@ -28,7 +28,7 @@ ppo.learn(4 * 96)
 if sys.argv[2] == "resume":
     ppo = PPO.resume(out)
     ppo.learn(96)
-print("episodes", ppo.num_episodes, "step", ppo.step)
+sys.stdout.write(f"step {ppo.step}\\n")
 """
 
 
