@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from transformers import StaticCache
 
 from memarch.cache import EveryTokensTrigger, consolidate
 from memarch.testing import assert_close
@@ -140,6 +141,20 @@ def test_beams_take_their_notes_along(trigger):
             forced = teacher_forced(model, c, inputs["input_ids"][row // 3][None], answer, starts=starts)
             total = forced.log_softmax(-1).gather(-1, answer[..., None]).sum()
             assert total.item() == pytest.approx(score.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "yarn"])
+@pytest.mark.parametrize("active", [False, True])
+def test_bfloat16_models_with_a_float32_processor(kind, active):
+    model, inputs = make_model(kind).bfloat16(), prompts(7, 4)
+    stock = StaticCache(model.config, max_cache_len=40)
+    plain = model.generate(**inputs, **GREEDY, max_new_tokens=20, past_key_values=stock)
+    with consolidate(model, make_processor(model, active=active), trigger=3, top_k=4) as c:
+        cache = c.new_cache(max_length=40)
+        ours = generate(model, c, inputs, cache=cache, num_tokens=20)
+        assert c.num_rewrites == 6 and cache.layers[0].keys.dtype == torch.bfloat16
+    same = all(torch.equal(a, b) for a, b in zip(ours.logits, plain.logits, strict=True))
+    assert same != active and all(logits.isfinite().all() for logits in ours.logits)
 
 
 def test_sampling_is_reproducible():
