@@ -36,9 +36,9 @@ def run(options: Options) -> int:
 
     generator = open_generator(options.model, timeout_seconds=options.timeout_seconds)
     with _leaving_orderly(), opened_memory(options, generator) as memory:
-        if options.replay is not None:
-            return _replay(options, memory, generator)
         try:
+            if options.replay is not None:
+                return _replay(options, memory, generator)
             return _chat(options, memory, generator)
         except BrokenPipeError:
             # The reader (head, less) has enough; without this the interpreter complains once more while it exits.
