@@ -66,6 +66,7 @@ MOMENTS: dict[str, Moments] = {
     "memarch/TMaze-v0": Moments({"length": 12}, (0, 1, 8, -1)),
     "memarch/MemoryLength-v0": Moments({"length": 10, "num_bits": 10}, (0, 4, 10)),
     "memarch/ObjectPermanence-v0": Moments({"num_swaps": 2}, (0, 3, 8, 16)),
+    "memarch/FastBinding-v0": Moments({}, (0, 3, 6, 11)),
     "memarch/Ballet-v0": Moments({"num_dancers": 8}, (1, 34, 65, -1)),
     "memarch/PairedInference-v0": Moments({}, (0, 2, 6, 8)),
     "memarch/ProofOfMemory-v0": Moments({}, (0, 2, -1)),

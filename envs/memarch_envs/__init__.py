@@ -24,6 +24,7 @@ ENVIRONMENTS: dict[str, str] = {
     "memarch/TMaze-v0": "memarch_envs.tmaze:TMaze",
     "memarch/MemoryLength-v0": "memarch_envs.memory_length:MemoryLength",
     "memarch/ObjectPermanence-v0": "memarch_envs.object_permanence:ObjectPermanence",
+    "memarch/FastBinding-v0": "memarch_envs.fast_binding:FastBinding",
     "memarch/Ballet-v0": "memarch_envs.ballet:Ballet",
     "memarch/PairedInference-v0": "memarch_envs.paired_inference:PairedInference",
     "memarch/ProofOfMemory-v0": "memarch_envs.proof_of_memory:ProofOfMemory",

@@ -18,6 +18,12 @@ def check_count(name: str, value: int, least: int, most: int | None = None) -> N
         raise ValueError(f"{name} must be an integer {limit}, got {value!r}")
 
 
+def check_flag(name: str, value: bool) -> None:
+    """Raise ValueError unless `value` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:

@@ -34,14 +34,14 @@ class Episodes:
 
     def begin(self, which: Ints) -> None:
         """Begin new episodes in copies `which` [n]."""
-        self.task.t[which] = 0
         self.task.start(which, self._draws.take(which))
+        self.task.t[which] = 0
         self.over[which] = False
         self.begun[which] = True
 
     def step(self, actions: Ints) -> tuple[Floats, Bools, Bools, Bools]:
         """Step every copy: reward, terminated, truncated, success, each a new array [N]."""
-        self.task.t += 1
+        self.task.t += ~self.over
         reward, terminated, success = self.task.advance(actions)
         truncated = (self.task.t >= self.max_episode_steps) & ~terminated
         self.over = terminated | truncated

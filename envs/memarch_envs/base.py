@@ -45,8 +45,9 @@ class MemoryTask(ABC):
 
     A subclass sets `observation_space`, `action_space` (of one copy), `num_draws` (uniform numbers for an episode) and
     `max_episode_steps` (steps after which an episode is truncated). `self.t` [N] is the number of steps since the
-    episode began; it is counted for the subclass, before `advance`. For people there are `summary`, one line for
-    tables, and `action_names`, a name for each action where they have names.
+    episode began; it is counted for the subclass, before `advance`, and stands still once the episode is over. `start`
+    still finds the last episode's number there. For people there are `summary`, one line for tables, and
+    `action_names`, a name for each action where they have names.
     """
 
     summary: ClassVar[str] = ""
