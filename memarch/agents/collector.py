@@ -30,6 +30,58 @@ def training_seed(seed: int, round_: int) -> int:
     return int(np.random.SeedSequence((seed, round_)).generate_state(1)[0]) % (LARGEST_TRAINING_SEED - 2**20)
 
 
+class _Trace:
+    """What one rollout leaves behind, step by step: `[T, N, ...]`, or T of `[N, ...]`."""
+
+    def __init__(self, policy: MemoryPolicy, steps: int, num_envs: int) -> None:
+        self.policy = policy
+        self.observation = {
+            leaf.name: torch.zeros((steps, num_envs, *leaf.shape), dtype=leaf.dtype, device=policy.device)
+            for leaf in policy.reader.leaves
+        }
+        self.actions: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.states: list[Any] = []
+        self.reward = np.zeros((steps, num_envs), dtype=np.float64)
+        self.reset, self.valid, self.terminated, self.done = (
+            np.zeros((steps, num_envs), dtype=np.bool_) for _ in range(4)
+        )
+        # Step, environments, and the values of the last observations of episodes that were cut there.
+        self.final_values: list[tuple[int, Array, Tensor]] = []
+
+    def check(self, steps_before: int) -> None:
+        """Raise EnvironmentFailedError for numbers that are not finite."""
+        check_finite("reward", self.reward, steps_before=steps_before)
+        for name, x in self.observation.items():
+            if x.is_floating_point():
+                check_finite(f"observation {name}", x.cpu().numpy(), steps_before=steps_before)
+
+    def rollout(self, following: Tensor, settings: PPOSettings) -> Rollout:
+        """With advantages; `following` `[N]` are the values of what comes after."""
+        device = self.policy.device
+        value = torch.stack(self.values)
+        next_value = torch.cat([value[1:], following[None]])
+        for t, rows, final in self.final_values:
+            next_value[t, torch.from_numpy(rows).to(device)] = final
+        reward, terminated, done, reset, valid = (
+            torch.from_numpy(x).to(device)
+            for x in (self.reward.astype(np.float32), self.terminated, self.done, self.reset, self.valid)
+        )
+        advantage = generalised_advantages(
+            reward,
+            value,
+            next_value,
+            terminated,
+            done,
+            discount=settings.discount,
+            gae_lambda=settings.gae_lambda,
+        )
+        action = torch.stack(self.actions)
+        log_prob = self.policy.action.log_prob(torch.stack(self.outputs), action)
+        return Rollout(self.observation, action, log_prob, advantage, advantage + value, reset, valid, self.states)
+
+
 class Collector:
     """Runs `policy` in `env`, and knows all that has to be kept to go on.
 
@@ -77,78 +129,49 @@ class Collector:
             self._observation = self._call(lambda: self.env.reset(seed=self._seed()))[0]
         elif self.settings.reseed_every and self.rollouts_in_round >= self.settings.reseed_every:
             self._reseed()
-        steps, num_envs, head = self.settings.rollout_steps, self.num_envs, self.policy.action
-        noise = head.noise((steps, self.num_total), self.generator)[:, self.first : self.first + num_envs]
-        noise = noise.to(self.device)
-        observation = {
-            leaf.name: torch.zeros((steps, num_envs, *leaf.shape), dtype=leaf.dtype, device=self.device)
-            for leaf in self.policy.reader.leaves
-        }
-        actions: list[Tensor] = []
-        outputs: list[Tensor] = []
-        values: list[Tensor] = []
-        reset, valid = (np.zeros((steps, num_envs), dtype=np.bool_) for _ in range(2))
-        terminated, done = (np.zeros((steps, num_envs), dtype=np.bool_) for _ in range(2))
-        reward = np.zeros((steps, num_envs), dtype=np.float64)
-        final_values: list[tuple[int, Array, Tensor]] = []
-        states = []
-        window = steps // self.settings.num_windows
-        next_step = self.mode is AutoresetMode.NEXT_STEP
-        for t in range(steps):
+        trace = _Trace(self.policy, self.settings.rollout_steps, self.num_envs)
+        noise = self.policy.action.noise((self.settings.rollout_steps, self.num_total), self.generator)
+        noise = noise[:, self.first : self.first + self.num_envs].to(self.device)
+        window = self.settings.rollout_steps // self.settings.num_windows
+        for t in range(self.settings.rollout_steps):
             if t % window == 0:
-                states.append(self.state)
-            for name, x in self.policy.reader.read(self._observation).items():
-                observation[name][t].copy_(x)
-            reset[t], valid[t] = self.begins, ~self.over
-            out, self.state = self.policy(
-                {name: x[t].unsqueeze(1) for name, x in observation.items()}, self.state, reset=self._reset_mask()
-            )
-            action = head.sample(out.outputs[:, 0], noise[t])
-            actions.append(action)
-            outputs.append(out.outputs[:, 0])
-            values.append(out.value[:, 0])
-            taken = head.to_env(action)
-            self.actions.append(taken)
-            self._observation, reward[t], terminated[t], truncated, infos = self._call(lambda a=taken: self.env.step(a))
-            if next_step:
-                # The step after an episode's end only begins the next one; its action was ignored.
-                reward[t, self.over] = 0
-                terminated[t] &= valid[t]
-                truncated = truncated & valid[t]
-            done[t] = terminated[t] | truncated
-            self.begins = self.over if next_step else done[t].copy()
-            self.over = done[t].copy() if next_step else self.over
-            self._count(reward[t], valid[t], done[t], infos)
-            if not next_step and done[t].any():
-                cut = np.flatnonzero(truncated & ~terminated[t])
-                last = self._last_observations(cut, done[t], infos)
-                if cut.size:
-                    final_values.append((t, cut, self._value_after(cut, last)))
-        check_finite("reward", reward, steps_before=self.steps_each)
-        for name, x in observation.items():
-            if x.is_floating_point():
-                check_finite(f"observation {name}", x.cpu().numpy(), steps_before=self.steps_each)
+                trace.states.append(self.state)
+            self._step(t, noise[t], trace)
+        trace.check(self.steps_each)
         self.rollouts_in_round += 1
-        self.steps_each += steps
-        value = torch.stack(values)
-        next_value = torch.cat([value[1:], self._bootstrap()[None]])
-        for t, rows, final in final_values:
-            next_value[t, torch.from_numpy(rows).to(self.device)] = final
-        reward_, terminated_, done_, reset_, valid_ = (
-            torch.from_numpy(x).to(self.device) for x in (reward.astype(np.float32), terminated, done, reset, valid)
-        )
-        advantage = generalised_advantages(
-            reward_,
-            value,
-            next_value,
-            terminated_,
-            done_,
-            discount=self.settings.discount,
-            gae_lambda=self.settings.gae_lambda,
-        )
-        action = torch.stack(actions)
-        log_prob = head.log_prob(torch.stack(outputs), action)
-        return Rollout(observation, action, log_prob, advantage, advantage + value, reset_, valid_, states)
+        self.steps_each += self.settings.rollout_steps
+        return trace.rollout(self._bootstrap(), self.settings)
+
+    def _step(self, t: int, noise: Tensor, trace: _Trace) -> None:
+        """Act once in every environment."""
+        head, next_step = self.policy.action, self.mode is AutoresetMode.NEXT_STEP
+        for name, x in self.policy.reader.read(self._observation).items():
+            trace.observation[name][t].copy_(x)
+        trace.reset[t], trace.valid[t] = self.begins, ~self.over
+        seen = {name: x[t].unsqueeze(1) for name, x in trace.observation.items()}
+        out, self.state = self.policy(seen, self.state, reset=self._reset_mask())
+        action = head.sample(out.outputs[:, 0], noise)
+        trace.actions.append(action)
+        trace.outputs.append(out.outputs[:, 0])
+        trace.values.append(out.value[:, 0])
+        taken = head.to_env(action)
+        self.actions.append(taken)
+        self._observation, reward, terminated, truncated, infos = self._call(lambda: self.env.step(taken))
+        if next_step:
+            # The step after an episode's end only begins the next one; its action was ignored.
+            reward, terminated, truncated = (np.where(self.over, 0, x) for x in (reward, terminated, truncated))
+        done = np.logical_or(terminated, truncated)
+        trace.reward[t], trace.terminated[t], trace.done[t] = reward, terminated, done
+        self._count(trace.reward[t], trace.valid[t], done, infos)
+        if next_step:
+            self.begins, self.over = self.over, done
+            return
+        self.begins = done
+        if done.any():
+            cut = np.flatnonzero(np.logical_and(truncated, np.logical_not(terminated)))
+            last = self._last_observations(cut, done, infos)
+            if cut.size:
+                trace.final_values.append((t, cut, self._value_after(cut, last)))
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON from which `restore` goes on."""
