@@ -76,10 +76,10 @@ def test_what_no_entry_holds_may_be_anything():
 
 
 def test_gradients():
-    inputs = case(length=6, selected=3)
+    inputs = case(length=4, selected=2, num_heads=1, width=4)
     index, cos, sin = (inputs[name] for name in ("index", "cos", "sin"))
     keys, values = ([x.contiguous() for x in inputs[name]] for name in ("keys", "values"))
-    change, gate = change_for(2, selected=3)
+    change, gate = change_for(2, selected=2, num_heads=1, width=4)
 
     def through(k0, k1, v0, v1, change, gate):
         ks, vs = [k0, k1], [v0, v1]
