@@ -153,7 +153,7 @@ def test_the_wheel_holds_three_typed_packages(tmp_path):
 
 def test_one_stem_in_every_place():
     """memarch/ops/X.py and memarch/layers/X.py have a test of the same stem; a kernel has an operator."""
-    for part in ("ops", "layers", "cache"):
+    for part in ("ops", "layers", "cache", "forgetting", "probes"):
         stems = [path.stem for path in (ROOT / "memarch" / part).glob("[!_]*.py")]
         assert stems
         missing = [stem for stem in stems if not (ROOT / "tests" / part / f"test_{stem}.py").is_file()]
