@@ -37,7 +37,7 @@ class Arm:
     @property
     def name(self) -> str:
         short = self.env_id.split("/")[-1].removeprefix("popgym-").removeprefix("MiniGrid-").rsplit("-v", 1)[0]
-        return f"{short}{', pixels' if self.pixels else ''} ({self.package or self.form})"
+        return f"{short}{', pixels' if self.pixels and 'Pixels' not in short else ''} ({self.package or self.form})"
 
     def make(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """The environment, `num_envs` times, resetting at the step after an end.
@@ -72,7 +72,7 @@ def our_arms() -> list[Arm]:
     """Every registered environment with its default options, and its pixels where it has them, in both forms."""
     arms = []
     for env_id in ENVIRONMENTS:
-        variants: list[tuple[dict[str, Any], bool]] = [({}, False)]
+        variants: list[tuple[dict[str, Any], bool]] = [({}, "Pixels" in env_id)]
         if pixel_options := pixels_of(env_id):
             variants.append((pixel_options, True))
         for options, pixels in variants:

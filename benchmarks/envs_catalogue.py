@@ -68,6 +68,7 @@ MOMENTS: dict[str, Moments] = {
     "memarch/ObjectPermanence-v0": Moments({"num_swaps": 2}, (0, 3, 8, 16)),
     "memarch/FastBinding-v0": Moments({}, (0, 3, 6, 11)),
     "memarch/Ballet-v0": Moments({"num_dancers": 8}, (1, 34, 65, -1)),
+    "memarch/BalletPixels-v0": Moments({"num_dancers": 8}, (1, 34, -3, -1)),
     "memarch/PairedInference-v0": Moments({}, (0, 2, 6, 8)),
     "memarch/ProofOfMemory-v0": Moments({}, (0, 2, -1)),
 }

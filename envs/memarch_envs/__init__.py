@@ -26,6 +26,7 @@ ENVIRONMENTS: dict[str, str] = {
     "memarch/ObjectPermanence-v0": "memarch_envs.object_permanence:ObjectPermanence",
     "memarch/FastBinding-v0": "memarch_envs.fast_binding:FastBinding",
     "memarch/Ballet-v0": "memarch_envs.ballet:Ballet",
+    "memarch/BalletPixels-v0": "memarch_envs.ballet_pixels:BalletPixels",
     "memarch/PairedInference-v0": "memarch_envs.paired_inference:PairedInference",
     "memarch/ProofOfMemory-v0": "memarch_envs.proof_of_memory:ProofOfMemory",
 }

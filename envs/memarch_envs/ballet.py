@@ -50,7 +50,8 @@ class Ballet(MemoryTask):
     `num_dancers=2`: 1 to 8. `delay=16`: steps between dances, and after the last, 1 to 100.
 
     ## References
-    Lampinen et al. 2021, Towards mental time travel (arXiv 2105.14039), and the environment released with it.
+    Lampinen et al. 2021, Towards mental time travel (arXiv 2105.14039), and the environment released with it, which
+    shows pixels: `memarch/BalletPixels-v0`.
 
     ## Version History
     v0: first version.
@@ -77,6 +78,8 @@ class Ballet(MemoryTask):
         self.board: Ints = np.full((num_envs, ROOM, ROOM), -1, dtype=np.int64)
         self.home: Ints = np.zeros((num_envs, num_dancers), dtype=np.int64)
         self.dance: Ints = np.zeros((num_envs, num_dancers), dtype=np.int64)
+        self.colour: Ints = np.zeros((num_envs, num_dancers), dtype=np.int64)
+        self.shape: Ints = np.zeros((num_envs, num_dancers), dtype=np.int64)
         self.target: Ints = np.zeros(num_envs, dtype=np.int64)
         self.agent: Ints = np.full((num_envs, 2), CENTRE, dtype=np.int64)
         self.still = np.zeros((num_envs, NUM_HOMES * FEATURES + 2 + len(NAMES)), dtype=np.float32)
@@ -87,6 +90,7 @@ class Ballet(MemoryTask):
         homes, dances, colours, shapes, last = np.split(uniform, ends, axis=1)
         home, dance, colour, shape = (permutations(u)[:, : self.num_dancers] for u in (homes, dances, colours, shapes))
         self.home[which], self.dance[which] = home, dance
+        self.colour[which], self.shape[which] = colour, shape
         self.target[which] = integers(last[:, 0], self.num_dancers)
         self.agent[which] = CENTRE
         self.board[which] = -1
@@ -110,17 +114,14 @@ class Ballet(MemoryTask):
         return success.astype(np.float64), ended, success
 
     def observe(self, rows: Rows) -> Observation:
-        copies, t = self.all_rows[rows], self.t[rows]
         out = self.still[rows].copy()
-        turn, move = np.divmod(t, self.period)
-        some = np.flatnonzero((t < self.instruction) & (move < DANCE_STEPS))
-        who, copy = turn[some], copies[some]
-        place = self.home[copy, who] * FEATURES
-        step = self.offsets[self.dance[copy, who], move[some]]
+        some, who, step = self._dancing(rows)
+        place = self.home[self.all_rows[rows][some], who] * FEATURES
         out[some, place + 1], out[some, place + 2] = step[:, 0], step[:, 1]
         tail = NUM_HOMES * FEATURES
         out[:, tail : tail + 2] = (self.agent[rows] - CENTRE) / CENTRE
-        out[np.arange(t.size), tail + 2 + self._word(rows)] = 1
+        word = self._word(rows)
+        out[np.arange(word.size), tail + 2 + word] = 1
         return out
 
     def expert(self) -> Ints:
@@ -137,13 +138,28 @@ class Ballet(MemoryTask):
         return picture
 
     def text(self, index: int) -> str:
+        return self._room(index, [str(who) for who in range(self.num_dancers)])
+
+    def view(self, index: int) -> str:
+        # Named by their places: numbers in order of the dances would tell that order.
+        return self._room(index, ["abcdefgh"[home] for home in self.home[index]])
+
+    def _room(self, index: int, names: list[str]) -> str:
         room = np.full((ROOM, ROOM), " ")
         room[[0, -1]], room[:, [0, -1]] = "#", "#"
-        for who, (row, column) in enumerate(self._places(index)):
-            room[row, column] = str(who)
+        for name, (row, column) in zip(names, self._places(index), strict=True):
+            room[row, column] = name
         room[tuple(self.agent[index])] = "A"
         lines = ["".join(line) for line in room]
         return "\n".join([*lines, f"step {self.t[index]}: {NAMES[self._word(np.array([index]))[0]]}"])
+
+    def _dancing(self, rows: Rows) -> tuple[Ints, Ints, Ints]:
+        """Which of `rows` have a dancer who moves now [n], who it is [n], and where it is from its home [n, 2]."""
+        t = self.t[rows]
+        turn, move = np.divmod(t, self.period)
+        some = np.flatnonzero((t < self.instruction) & (move < DANCE_STEPS))
+        who = turn[some]
+        return some, who, self.offsets[self.dance[self.all_rows[rows][some], who], move[some]]
 
     def _word(self, rows: Rows) -> Ints:
         copies = self.all_rows[rows]

@@ -184,7 +184,7 @@ class FastBinding(MemoryTask):
         picture = blank(2 * (2 + self.num_pairs) + 1, self.item_dim + 2)
         picture[4] = WALL
         for k, vector in enumerate(vectors):
-            paint_vector(picture, 2 * k + 1, 1, vector)
+            paint_vector(picture, 2 * k + 1, 1, vector * self.item_dim**0.5 / 2)
         if vectors[0].any():
             picture[1, 0] = CUE
         if seen[0, -1]:

@@ -51,8 +51,8 @@ def test_storing_the_lesson_is_enough(num_pairs, blocks):
 def test_items_are_new_in_every_episode_but_for_familiar_ones():
     env = gymnasium.make(ID, item_dim=5, block_steps=2)
     lessons, familiar = set(), set()
-    for _ in range(30):
-        observation, over = env.reset()[0], False
+    for seed in range(60):
+        observation, over = env.reset(seed=seed)[0], False
         while not over:
             word, alone, *places = observation[:-1].reshape(-1, 5)
             assert {round(float(np.linalg.norm(v)), 5) for v in (word, alone, *places)} <= {0.0, 1.0}
@@ -62,7 +62,7 @@ def test_items_are_new_in_every_episode_but_for_familiar_ones():
                 assert len({place.tobytes() for place in places}) == 3
                 familiar |= {place.tobytes() for place in places}
             observation, _, over, _, _ = env.step(0)
-    assert len(lessons) == 30 * 3 * 2
+    assert len(lessons) == 60 * 3 * 2
     assert len(familiar) == 31 and not lessons & familiar
 
 
@@ -109,7 +109,7 @@ def test_lessons_in_vector_form(mode, limit):
 
 def test_number_of_blocks_varies():
     env = gymnasium.make(ID, num_distractors=3, vary_distractors=True)
-    lengths = [play(env, Player(), 16)[1] for _ in range(60)]
+    lengths = [play(env, Player(), 16, seed)[1] for seed in range(60)]
     assert set(lengths) == {4, 8, 12, 16}
 
 
