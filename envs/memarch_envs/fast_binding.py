@@ -96,8 +96,9 @@ class FastBinding(MemoryTask):
         self.action_space = Discrete(num_pairs)
         # Words and objects, blocks (three each), order of the places, question, number of blocks.
         self.num_draws = 4 * num_pairs * item_dim + 3 * num_distractors + num_pairs + 2
-        # Drawn once for all: not part of an episode.
-        self.familiar = unit_vectors(np.random.default_rng(0).random((NUM_FAMILIAR, 2 * item_dim)))
+        # Not part of an episode; from a stream of its own, which no environment's integer seed gives.
+        generator = np.random.default_rng((NUM_FAMILIAR, item_dim))
+        self.familiar = unit_vectors(generator.random((NUM_FAMILIAR, 2 * item_dim)))
         self.words = np.zeros((num_envs, num_pairs, item_dim), dtype=np.float32)
         self.objects = np.zeros((num_envs, num_pairs, item_dim), dtype=np.float32)
         # Familiar objects at the places of each block, and the place of the one that was shown.
