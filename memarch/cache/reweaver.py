@@ -10,6 +10,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,12 +19,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memarch.models.storage import check_tensors, json_writer, read_json, read_tensors, tensors_writer, write_files
+
 from ._following import follow, unfollow
 from .checks import causal_lm, check_cache
 from .recorder import new_tokens
 
+CONFIG_FILE, WEIGHTS_FILE, KIND = "reweaver.json", "reweaver.safetensors", "memarch.Reweaver"
 UNREAD = -2.0
 """Less than any cosine, and finite: the sharpness has no gradient through infinity."""
+
+
+@dataclass(frozen=True)
+class _ModelSizes:
+    """What a reweaver needs of a model's configuration."""
+
+    num_hidden_layers: int
+    hidden_size: int
+
+    def get_text_config(self, *, decoder: bool) -> _ModelSizes:
+        """As transformers' configurations have it."""
+        return self
 
 
 class Reweaver(nn.Module):
@@ -67,7 +84,8 @@ class Reweaver(nn.Module):
         for name, size in (("memory_tokens", memory_tokens), ("top_k", top_k), ("width", width)):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} must be an integer of at least 1; got {size!r}")
-        self.memory_tokens, self.top_k = memory_tokens, top_k
+        self.num_layers, self.d_model = num_layers, dim
+        self.memory_tokens, self.top_k, self.width = memory_tokens, top_k, width
         count, layers = len(self.capture), len(self.weave)
         self.w_query = nn.Parameter(torch.randn(layers, dim, width) * dim**-0.5)
         self.w_key = nn.Parameter(torch.randn(layers, count, dim, width) * dim**-0.5)
@@ -105,6 +123,51 @@ class Reweaver(nn.Module):
         read = (share.unsqueeze(-2) @ torch.cat(values, -2)).squeeze(-2) @ self.w_out[which]
         woven = torch.sigmoid(self.gate_logit[which]) * self.norm[which] * F.rms_norm(read, read.shape[-1:], eps=1e-6)
         return hidden + woven.to(hidden.dtype)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write reweaver.json and reweaver.safetensors, so that they fit beside a model's own files.
+
+        Raises:
+            OSError: a full disk or an unwritable directory; files already there are unchanged.
+        """
+        settings = {
+            "kind": KIND,
+            "num_layers": self.num_layers,
+            "d_model": self.d_model,
+            "capture": list(self.capture),
+            "weave": list(self.weave),
+            "memory_tokens": self.memory_tokens,
+            "top_k": self.top_k,
+            "width": self.width,
+        }
+        tensors = {name: p.detach().cpu() for name, p in self.named_parameters()}
+        write_files(Path(directory), {CONFIG_FILE: json_writer(settings), WEIGHTS_FILE: tensors_writer(tensors)})
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, *, device: str | torch.device = "cpu") -> Reweaver:
+        """Read what `save_pretrained` wrote, in the dtype it was saved in.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError: a file is corrupt, or is not a reweaver's.
+        """
+        config = Path(directory) / CONFIG_FILE
+        settings = read_json(config)
+        names = {"kind", "num_layers", "d_model", "capture", "weave", "memory_tokens", "top_k", "width"}
+        if settings.keys() != names or settings["kind"] != KIND:
+            raise ValueError(
+                f"{config} should describe a {KIND} by {', '.join(sorted(names))}; got {', '.join(sorted(settings))}"
+            )
+        settings.pop("kind")
+        sizes = _ModelSizes(settings.pop("num_layers"), settings.pop("d_model"))
+        with torch.device("meta"):
+            reweaver = cls(sizes, **settings)
+        path = Path(directory) / WEIGHTS_FILE
+        tensors = read_tensors(path)
+        dtype = next(iter(tensors.values())).dtype if tensors else torch.float32
+        check_tensors(path, tensors, {name: p.to(dtype) for name, p in reweaver.named_parameters()})
+        reweaver.load_state_dict(tensors, assign=True)
+        return reweaver.to(device)
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """Reweaving: nothing at first; then the same however the text comes; only the past is read, and only so far back."""
 
+import json
+
 import pytest
 import torch
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from memarch.cache import Reweaver, consolidate, reweave
+from memarch.cache.reweaver import CONFIG_FILE, WEIGHTS_FILE
 from memarch.testing import assert_close
 
 from ._tiny_models import make_model, make_processor, prompts
@@ -156,3 +159,33 @@ def test_refusals():
             empty = c.new_cache()
             with pytest.raises(ValueError, match="this cache is followed already"):
                 model(**prompts(5), past_key_values=empty)
+
+
+@torch.no_grad()
+def test_save_and_load(tmp_path):
+    model = make_model()
+    reweaver = make_reweaver(model, weave=[2], capture=[1, 0]).bfloat16()
+    reweaver.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE}
+    again = Reweaver.from_pretrained(tmp_path)
+    assert again.norm.dtype == torch.bfloat16 and all(p.requires_grad for p in again.parameters())
+    plain, texts = model(**prompts(9), use_cache=False).logits, []
+    for one in (reweaver, again):
+        with reweave(model, one):
+            texts.append(model(**prompts(9), use_cache=False).logits)
+    assert torch.equal(texts[0], texts[1]) and not torch.equal(texts[0], plain)
+
+
+def test_files_that_are_not_ours_are_refused(tmp_path):
+    with pytest.raises(OSError, match="does not exist"):
+        Reweaver.from_pretrained(tmp_path)
+    make_reweaver(make_model()).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / CONFIG_FILE).read_text())
+    for change, message in (
+        ({"width": 7}, "does not fit the configuration beside it: w_key"),
+        ({"kind": "another"}, r"should describe a memarch\.Reweaver by"),
+        ({"capture": [2]}, "capture and weave must be layers from 0 to 2"),
+    ):
+        (tmp_path / CONFIG_FILE).write_text(json.dumps(settings | change))
+        with pytest.raises(ValueError, match=message):
+            Reweaver.from_pretrained(tmp_path)
