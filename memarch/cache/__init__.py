@@ -6,6 +6,7 @@ Importing this package does not load transformers; using it does.
 from .consolidate import Consolidation, Rewrite, consolidate
 from .processor import CacheProcessor, EntryRewriter
 from .reweaver import Reweaver, Reweaving, reweave
+from .rewrite_picture import RewriteRecorder, draw_rewrites
 from .shape import CacheShape
 from .triggers import EveryTokensTrigger, NewlineTrigger
 
@@ -19,6 +20,8 @@ __all__ = [
     "Reweaver",
     "Reweaving",
     "Rewrite",
+    "RewriteRecorder",
     "consolidate",
+    "draw_rewrites",
     "reweave",
 ]

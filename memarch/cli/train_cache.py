@@ -190,7 +190,29 @@ class Stages:
             if result.evaluation is None:
                 continue
             _say(self.console, f"{label}: {result.evaluation.loss:.4f} nats per token from an answer's second line on")
+        self._draw(arm)
         _say(self.console, f"done; the trained {options['arm']} is in {result.checkpoint}")
+
+    def _draw(self, arm: Any) -> None:
+        """What a rewriter did to the cache of the validation problem with most lines, as rewrites.png."""
+        from dataclasses import replace
+
+        from memarch.cache import RewriteRecorder, draw_rewrites
+        from memarch.cache.training_arms import ConsolidatingArm
+
+        if not isinstance(arm, ConsolidatingArm):
+            return
+        recorder, path = RewriteRecorder(self.model.config), self.run_dir / "rewrites.png"
+        problem = max(self.validation.items[: self.options["max_eval_problems"]], key=lambda p: len(p.steps))
+        replace(arm, options=arm.options | {"on_rewrite": recorder}).score([problem], learn=False)
+        lines = f"an answer of {len(problem.steps) - 1} lines"
+        try:
+            with expected(OSError):
+                draw_rewrites(recorder, path, title=f"{self.options['arm']}: {lines}")
+        except ImportError as error:
+            _say(self.console, f"no picture of what is rewritten: {error}")
+        else:
+            _say(self.console, f"what it rewrites in {lines}: {path}")
 
     def _train(self, trainer: CacheTrainer) -> TrainingResult:
         from memarch.training import DivergedError, stop_on_interrupt

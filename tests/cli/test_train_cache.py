@@ -4,6 +4,7 @@ import csv
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def test_two_stages(place: Path) -> None:
     assert "stage 2, processor: " in result.output and "nats per token from an answer's second line on" in result.output
     trained = Path("run") / "arm" / "step-000002"
     assert f"done; the trained processor is in {trained}" in result.output and "\x1b[" not in result.output
+    assert f"what it rewrites in an answer of 5 lines: {Path('run') / 'rewrites.png'}" in result.output
+    assert Path("run/rewrites.png").read_bytes().startswith(b"\x89PNG")
     model = AutoModelForCausalLM.from_pretrained("run/sft/step-000003")
     processor = CacheProcessor.from_pretrained(trained)
     assert processor.num_parameters() > 0 and processor.w_out.abs().sum() > 0
@@ -77,6 +80,15 @@ def test_ctrl_c_saves_and_resuming_goes_on_bit_for_bit(place: Path) -> None:
     assert f"resuming {Path('parts') / 'arm'} at step {done} of {done + 1}" in result.output
     assert losses(place / "parts" / "sft") == losses(place / "straight" / "sft")
     assert len(losses(place / "parts" / "arm")) == done + 1
+
+
+def test_pictures_are_of_rewriters_only_and_need_matplotlib(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = train(*OPTIONS, "--arm", "mean-shift", "--steps", "1", "--out", "mean")
+    assert result.exit_code == 0 and "no picture of what is rewritten: drawing what was rewritten" in result.output
+    result = train(*OPTIONS, "--arm", "pause", "--steps", "1", "--out", "pause")
+    assert result.exit_code == 0 and "of what is rewritten" not in result.output
+    assert not list(place.glob("*/*.png"))
 
 
 def test_stage_one_resumes(place: Path) -> None:
