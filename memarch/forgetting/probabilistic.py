@@ -146,12 +146,15 @@ class _Substituting(TorchFunctionMode):
         weight: Tensor,
         padding_idx: int | None = None,
         max_norm: float | None = None,
-        *args: Any,
-        **kwargs: Any,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
     ) -> Tensor:
         if max_norm is not None:
+            raise NotImplementedError("an embedding with max_norm writes to its weights at each lookup: leave it out")
+        if scale_grad_by_freq or sparse:
             raise NotImplementedError(
-                "an embedding with max_norm writes to its weights at each lookup; train without it"
+                "scale_grad_by_freq and sparse gradients of an embedding cannot be substituted in"
             )
         forget = self.forget
         tokens = input.unique()

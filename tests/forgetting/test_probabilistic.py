@@ -173,6 +173,9 @@ def test_what_cannot_be_answered_is_refused():
     bounded = nn.Embedding(5, 2, max_norm=1.0)
     with ProbabilisticForgetting(bounded, std=0.1), pytest.raises(NotImplementedError, match="max_norm"):
         bounded(torch.tensor([1]))
+    sparse = nn.Embedding(5, 2, sparse=True)
+    with ProbabilisticForgetting(sparse, std=0.1), pytest.raises(NotImplementedError, match="sparse gradients"):
+        sparse(torch.tensor([1]))
 
 
 def test_after_an_exception_the_model_is_itself_again():
