@@ -1,4 +1,4 @@
-"""Data: local text with tokenizers and resumable batches, and synthetic tasks (`memarch.data.recall`)."""
+"""Data: local text with tokenizers and resumable batches, and synthetic tasks (`recall`, `state_tracking`, ...)."""
 
 from .batches import TextBatches, validation_windows
 from .text import TextSource, default_text, load_text, split_text
