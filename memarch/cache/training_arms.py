@@ -35,10 +35,12 @@ class Scores:
     Attributes:
         nats: `[B, N]`, negative log-likelihood of the tokens predicted from each step, float64.
         tokens: `[B, N]`, how many those are.
+        correct: `[B, N]`, how many of them were the likeliest.
     """
 
     nats: Tensor
     tokens: Tensor
+    correct: Tensor
 
 
 class Arm(Protocol):
@@ -89,7 +91,7 @@ class ConsolidatingArm:
         device = next(self.model.parameters()).device
         steps = [s.to(device) for s in collate(problems, _pad(self.tokenizer))]
         total = _count(steps, self.first_step)
-        nats, tokens = [], []
+        nats, tokens, correct = [], [], []
         pending: Tensor | None = None
         with (
             torch.set_grad_enabled(learn),
@@ -111,9 +113,11 @@ class ConsolidatingArm:
                     past_key_values=cache,
                     logits_to_keep=1 if n == 0 else 0,
                 ).logits
-                found = token_nats(logits, step.labels[:, -logits.shape[1] :])
+                labels = step.labels[:, -logits.shape[1] :]
+                found = token_nats(logits, labels)
                 nats.append(found.detach().double().sum(1))
                 tokens.append((step.labels != IGNORE).sum(1))
+                correct.append((logits.argmax(-1) == labels).sum(1))
                 if learn and n >= self.first_step:
                     loss = found.sum() / total
                     pending = loss if pending is None else pending + loss
@@ -121,7 +125,7 @@ class ConsolidatingArm:
                         pending.backward()
                         pending = None
                         c.track(cache).detach()
-        return Scores(torch.stack(nats, 1).cpu(), torch.stack(tokens, 1).cpu())
+        return Scores(*(torch.stack(x, 1).cpu() for x in (nats, tokens, correct)))
 
     def save(self, directory: Path) -> None:
         """A processor as `CacheProcessor.save_pretrained` does, another rewriter as arm.safetensors."""
@@ -178,12 +182,14 @@ class WholeTextArm:
                 }
             logits = self.model(**given, attention_mask=mask.long(), position_ids=positions, use_cache=False).logits
             found = token_nats(logits, labels)
-            parts = found.split([s.ids.shape[1] for s in steps], 1)
+            widths = [s.ids.shape[1] for s in steps]
+            parts, right = found.split(widths, 1), (logits.argmax(-1) == labels).split(widths, 1)
             if learn:
                 loss = torch.stack([p.sum() for p in parts[self.first_step :]]).sum() / _count(steps, self.first_step)
                 loss.backward()
         nats = torch.stack([p.detach().double().sum(1) for p in parts], 1)
-        return Scores(nats.cpu(), torch.stack([(s.labels != IGNORE).sum(1) for s in steps], 1).cpu())
+        tokens = torch.stack([(s.labels != IGNORE).sum(1) for s in steps], 1)
+        return Scores(nats.cpu(), tokens.cpu(), torch.stack([p.sum(1) for p in right], 1).cpu())
 
     def save(self, directory: Path) -> None:
         """The whole model with its tokenizer where that learns, else arm.safetensors."""

@@ -25,10 +25,14 @@ _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 @dataclass(frozen=True)
 class Problem:
-    """Token ids: `steps[0]` is the question, the others are the answer's; `num_bytes` of the answer's text by step."""
+    """Token ids: `steps[0]` is the question, the others are the answer's; `num_bytes` of the answer's text by step.
+
+    `labels`, of the same shape, is what each token should predict where that is not the next one; `IGNORE` is nothing.
+    """
 
     steps: tuple[tuple[int, ...], ...]
     num_bytes: tuple[int, ...]
+    labels: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class Problems:
 
     @property
     def digest(self) -> str:
-        """Changes with any token."""
-        return hashlib.sha256(repr([p.steps for p in self.items]).encode()).hexdigest()
+        """Changes with any token or label."""
+        seen = [p.steps if p.labels is None else (p.steps, p.labels) for p in self.items]
+        return hashlib.sha256(repr(seen).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def collate(problems: Sequence[Problem], pad: int) -> list[Step]:
             done[b] += len(row)
             follows = problem.steps[n + 1][0] if n + 1 < len(problem.steps) else IGNORE
             target = [*row[1:], follows] if n else [IGNORE] * (len(row) - 1) + [follows]
-            labels[b, at] = torch.tensor(target)
+            labels[b, at] = torch.tensor(target if problem.labels is None else problem.labels[n])
         batch.append(Step(ids, mask, positions, labels))
     return batch
 

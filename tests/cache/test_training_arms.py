@@ -1,11 +1,14 @@
 """Arms score the same texts alike, and the gradient they leave is that of what they score."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from memarch.cache.training_arms import ARMS, FIRST_REWRITTEN, make_arm
+from memarch.cache.training_data import IGNORE
 
-from ._tiny_models import make_model
+from ._tiny_models import VOCAB, make_model
 from ._training import SIZES, CharacterTokenizer, tiny_arm, tiny_problems
 
 CONSOLIDATING = [name for name in ARMS if name not in ("lora", "pause", "sft")]
@@ -36,6 +39,27 @@ def test_a_fresh_arm_scores_what_the_backbone_does(name, batch):
         n = len(problem.steps)
         assert scores.nats[b, :n].tolist() == pytest.approx(plain_nats(make_model("llama"), problem), rel=1e-4)
         assert scores.tokens[b].sum() == sum(map(len, problem.steps[1:])) and scores.nats[b, n:].eq(0).all()
+
+
+@pytest.mark.parametrize("name", ["sft", "processor", "pause"])
+@torch.no_grad()
+def test_labels_of_its_own_and_what_was_likeliest(name, batch):
+    """Labels that are the backbone's own choices, but for one a step, are all right but for one a step."""
+    model = make_model("llama")
+    given = []
+    for problem in batch:
+        ids = torch.tensor([[t for step in problem.steps for t in step]])
+        choices = model(ids).logits[0].argmax(-1)
+        labels = choices.split(list(map(len, problem.steps)))
+        wrong = [(x + (torch.arange(len(x)) == len(x) - 1)) % VOCAB for x in labels]
+        wrong[0][:-1] = IGNORE
+        given.append(replace(problem, labels=tuple(tuple(x.tolist()) for x in wrong)))
+    scores = tiny_arm(name).score(given, learn=False)
+    steps = slice(0, FIRST_REWRITTEN) if name == "pause" else slice(None)
+    counts = torch.tensor([[len(p.steps[n]) if n < len(p.steps) else 0 for n in range(6)] for p in given])
+    counts[:, 0] = 1
+    assert torch.equal(scores.tokens, counts[:, : scores.tokens.shape[1]])
+    assert torch.equal(scores.correct[:, steps], (scores.tokens - 1).clamp(min=0)[:, steps])
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # what peft asks transformers

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from memarch.cache.training_data import (
     IGNORE,
     ProblemBatches,
+    Problems,
     collate,
     encode,
     in_batches,
@@ -90,3 +93,13 @@ def test_labels_count_every_token_of_the_answer(tmp_path):
     steps = collate(problems, 0)
     labels = torch.cat([s.labels for s in steps], 1)
     assert (labels != IGNORE).sum(1).tolist() == [sum(map(len, p.steps[1:])) for p in problems]
+
+
+def test_labels_that_are_not_the_next_tokens():
+    problem = replace(encode("1", "a\nbc", TOKENIZER), labels=((IGNORE,) * 3, (5,), (IGNORE, 7, 8, IGNORE)))
+    batch = collate([problem, encode("2", "a", TOKENIZER)], 0)
+    assert [step.labels[0].tolist() for step in batch] == [[IGNORE] * 3, [5, IGNORE], [IGNORE, 7, 8, IGNORE]]
+    assert batch[1].labels[1].tolist() == [TOKENIZER.eos_token_id, IGNORE]
+    other = replace(problem, labels=((IGNORE,) * 3, (6,), (IGNORE, 7, 8, IGNORE)))
+    digests = {Problems("", (p,)).digest for p in (problem, other, replace(problem, labels=None))}
+    assert len(digests) == 3
