@@ -207,7 +207,7 @@ class PPO(Agent):
         config = read_config(directory)
         if env_options:
             config = replace(config, env_options={**config.env_options, **env_options})
-        settings = PPOSettings(reconstruction_weight=float(config.reconstruct))
+        settings = PPOSettings(num_minibatches=1, reconstruction_weight=float(config.reconstruct))
         agent = cls._from_config(config, settings, env=env, memory=memory, device=device, out_dir=None)
         load_weights(directory, agent.policy)
         return agent

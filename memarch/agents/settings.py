@@ -76,6 +76,9 @@ class PPOSettings(_FromJson):
         schedule: "linear": falls to zero over the training; "constant".
         discount: gamma.
         gae_lambda: lambda of the generalised advantage estimate.
+        advantage_floor: smallest deviation that advantages are divided by, in units of the reward. Where all episodes
+            return the same, what is left is noise; divided by its own deviation it would outweigh the entropy's term,
+            and the policy would never try another action (arXiv 2301.04104 bounds its returns' scale so). 0: none.
         clip: how far the ratio of probabilities may move.
         entropy_weight, value_weight: of those terms in the loss.
         reconstruction_weight: of predicting the observation from the memory's output; 0 leaves it out.
@@ -98,6 +101,7 @@ class PPOSettings(_FromJson):
     schedule: Literal["linear", "constant"] = "linear"
     discount: float = 0.99
     gae_lambda: float = 0.95
+    advantage_floor: float = 0.01
     clip: float = 0.2
     entropy_weight: float = 0.01
     value_weight: float = 0.5
@@ -123,7 +127,7 @@ class PPOSettings(_FromJson):
             value = getattr(self, name)
             if not (_is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name} must be a positive number; got {value!r}")
-        for name in ("entropy_weight", "value_weight", "reconstruction_weight"):
+        for name in ("advantage_floor", "entropy_weight", "value_weight", "reconstruction_weight"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value < math.inf):
                 raise ValueError(f"{name} must be a number of at least 0; got {value!r}")

@@ -161,4 +161,5 @@ class Updater:
         variance, spread = max(aa / count - (a / count) ** 2, 0.0), max(rr / count - (r / count) ** 2, 0.0)
         self.policy.measure_returns(r / count, math.sqrt(spread))
         explained = 1 - variance / spread if spread > 0 else math.nan
-        return explained, ((raw - a / count) / (math.sqrt(variance) + 1e-8)).float()
+        deviation = max(math.sqrt(variance), self.settings.advantage_floor)
+        return explained, ((raw - a / count) / (deviation + 1e-8)).float()

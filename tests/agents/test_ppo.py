@@ -152,6 +152,15 @@ def test_resuming_with_something_else_is_refused(tmp_path: Path) -> None:
         PPO.resume(tmp_path / "nowhere", env=Counter)
 
 
+def test_an_agent_of_one_environment_loads(tmp_path: Path) -> None:
+    ppo = agent(num_envs=1, settings=replace(SETTINGS, num_minibatches=1))
+    ppo.save(tmp_path)
+    loaded = PPO.load(tmp_path, env=Counter)
+    assert loaded.num_envs == 1
+    observation = ppo.env.single_observation_space.sample()
+    assert loaded.predict(observation)[0] == ppo.predict(observation)[0]
+
+
 def test_a_module_of_the_users_own_has_to_be_given_again(tmp_path: Path) -> None:
     class Own(nn.Module):
         def __init__(self) -> None:

@@ -16,6 +16,7 @@ from memarch.agents import PolicySettings, PPOSettings
         ({"learning_rate": -1.0}, "learning_rate must be a positive number; got -1.0"),
         ({"clip": math.nan}, "clip must be a positive number; got nan"),
         ({"entropy_weight": -0.1}, "entropy_weight must be a number of at least 0; got -0.1"),
+        ({"advantage_floor": math.inf}, "advantage_floor must be a number of at least 0; got inf"),
         ({"discount": 1.5}, r"discount must be a number in \[0, 1\]; got 1.5"),
         ({"schedule": "cosine"}, "schedule must be 'linear' or 'constant'; got 'cosine'"),
         ({"seed": True}, "seed must be an integer of at least 0; got True"),

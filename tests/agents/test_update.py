@@ -86,6 +86,16 @@ def test_advantages_are_normalised_over_valid_steps() -> None:
     assert ppo.policy.value_mean == pytest.approx(rollout.target[rollout.valid].mean().item(), rel=1e-4)
 
 
+def test_advantages_that_are_nearly_equal_are_not_blown_up() -> None:
+    rollout = agent().collector.collect()
+    rollout = replace(rollout, advantage=rollout.advantage * 1e-4)
+    raw = rollout.advantage
+    for floor, divisor in ((0.5, 0.5), (1e-6, float(raw.std(correction=0)))):
+        ppo = agent(settings=replace(SETTINGS, advantage_floor=floor))
+        _, advantage = ppo.updater._normalise(rollout)
+        torch.testing.assert_close(advantage, (raw - raw.mean()) / divisor, rtol=1e-3, atol=1e-5)
+
+
 def test_an_update_makes_good_actions_likelier_and_values_better() -> None:
     ppo = agent(memory="none", settings=PPOSettings(**{**vars(SETTINGS), "num_epochs": 8}))
     reports = [ppo.updater.update(ppo.collector.collect(), 1e-2) for _ in range(10)]
