@@ -1,8 +1,8 @@
 """Draw the figures of benchmarks/results/*.csv again: speed ratios, recall with intervals, how a memory ages, answers.
 
 Of each figure's rows the newest measurement per arm and setting counts. Writes miras_cpu.png, recall.png,
-recall_op.png, dialogue.png and dialogue_qa.png beside the CSV files; what has no rows is skipped with a line that says
-how to make them.
+recall_op.png, dialogue.png, dialogue_qa.png and agents_curves.png beside the CSV files; what has no rows is skipped
+with a line that says how to make them.
 """
 
 import argparse
@@ -185,12 +185,43 @@ def answers_figure(rows: Rows) -> Any:
     return figure
 
 
+def curves_figure(rows: Rows) -> Any:
+    """What agents reach against the steps of their training: mean over seeds and their range, one panel per task."""
+    described = [(json.loads(r["settings"]), r) for r in newest(rows)]
+    tasks = list(dict.fromkeys(s["task"] for s, _ in described))
+    columns = min(3, len(tasks))
+    figure, axes = _figure(
+        math.ceil(len(tasks) / columns), columns, width=5 * columns, height=4 * math.ceil(len(tasks) / columns)
+    )
+    for axis in axes.flat[len(tasks) :]:
+        axis.remove()
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        here = [(s, r) for s, r in described if s["task"] == task]
+        # A training of other sizes is another experiment: only that of each memory's newest row is drawn.
+        for arm in dict.fromkeys(r["arm"] for _, r in here):
+            own = [(s, r) for s, r in here if r["arm"] == arm]
+            budget = _training(own[-1][0])
+            points: dict[int, list[float]] = {}
+            for settings, row in own:
+                if _training(settings) == budget:
+                    points.setdefault(settings["step"], []).append(float(row["value"]))
+            steps = sorted(points)
+            axis.plot(steps, [sum(points[n]) / len(points[n]) for n in steps], label=arm)
+            axis.fill_between(steps, [min(points[n]) for n in steps], [max(points[n]) for n in steps], alpha=0.15)
+        axis.set_title(task)
+        axis.set_xlabel("steps of all environments")
+        axis.set_ylabel(here[-1][1]["metric"].replace("_", " ") + ", training")
+        axis.legend(fontsize=8)
+    return figure
+
+
 SPEED_METRICS = ("forward time", "forward+backward time", "forward peak memory", "forward+backward peak memory")
 FIGURES: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "miras_cpu": (speed_figure, "python -m benchmarks.miras_cpu"),
     "recall": (recall_figure, "python -m benchmarks.recall"),
     "recall_op": (operator_figure, "python -m benchmarks.recall --op"),
     "dialogue": (ageing_figure, "python -m benchmarks.dialogue --part ageing"),
+    "agents_curves": (curves_figure, "python -m benchmarks.agents --part learning"),
     "dialogue_qa": (answers_figure, "python -m benchmarks.dialogue_qa --data locomo10.json"),
 }
 
@@ -207,6 +238,13 @@ def _size(row: dict[str, str]) -> tuple[int, int]:
 def _budget(row: dict[str, str]) -> tuple[object, ...]:
     settings = json.loads(row["settings"])
     return tuple(settings[k] for k in ("steps", "lr", "d_model", "num_params", "batch_size", "chunk_size"))
+
+
+def _training(settings: dict[str, Any]) -> str:
+    """A training's settings without its seed and step."""
+    kept = {k: v for k, v in settings.items() if k != "step"}
+    kept["settings"] = {k: v for k, v in settings["settings"].items() if k != "seed"}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _figure(num_rows: int, num_columns: int, *, width: float, height: float) -> tuple[Any, Any]:

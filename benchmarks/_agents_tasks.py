@@ -1,0 +1,197 @@
+"""What benchmarks.agents trains: tasks with their steps, sizes and settings, for two cores and for a GPU."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from memarch.agents import PolicySettings, PPOSettings
+
+MEMORIES = ("hcam", "gtrxl", "gru", "lstm", "trace", "yaad")
+Measure = Literal["success", "total_reward"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment to learn, and those to be tested in.
+
+    Attributes:
+        name: of the task in rows and tables.
+        env: its id; "package:id" where a package registers it.
+        options: of the environment while training.
+        tests: name of a test -> options that differ there. All tests use seeds that no training does.
+        measure: what is compared: "success", or "total_reward" where the environment does not tell.
+        steps: of all environments together.
+        num_envs: environments side by side.
+        policy, settings: sizes and training, the same for every memory; the seed is set for each run.
+        episode_steps: of the longest episode in a test. GTrXL's attention sees as many, so that it can reach all of it;
+            the other memories keep the size in `policy`.
+        package: to be installed; "" for none.
+        aims: test -> what HCAM is meant to reach there.
+    """
+
+    name: str
+    env: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tests: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    measure: Measure = "success"
+    steps: int = 500_000
+    num_envs: int = 16
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    settings: PPOSettings = field(default_factory=PPOSettings)
+    episode_steps: int = 32
+    package: str = ""
+    aims: Mapping[str, float] = field(default_factory=dict)
+
+    def missing(self) -> str:
+        """Why the task cannot be run here; "" if it can."""
+        if not self.package:
+            return ""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # theirs, about themselves
+                importlib.import_module(self.package)
+        except ImportError:
+            return f"{self.package} is not installed: pip install -c constraints.txt -e '.[bench]'"
+        return ""
+
+    def quick(self) -> Task:
+        """The same task in two small rollouts: shows that it runs, not that it is learnt."""
+        policy = PolicySettings(d_model=16, num_heads=2, chunk_size=4, top_k=2, num_chunks=4, attention_steps=8)
+        settings = replace(self.settings, rollout_steps=16, num_epochs=1, num_minibatches=2, mixed_precision=False)
+        return replace(self, steps=64, num_envs=2, policy=policy, settings=settings, episode_steps=8)
+
+    def policy_for(self, memory: str) -> PolicySettings:
+        """The sizes of the agent with that memory."""
+        if memory != "gtrxl":
+            return self.policy
+        return replace(self.policy, attention_steps=max(self.episode_steps, self.policy.attention_steps))
+
+    def settings_for(self, seed: int) -> PPOSettings:
+        """The training under that seed."""
+        return replace(self.settings, seed=seed)
+
+    def describe(self, memory: str, seed: int) -> dict[str, object]:
+        """All that decides the result of a run besides the commit."""
+        return {
+            "task": self.name,
+            "env": self.env,
+            "options": dict(self.options),
+            "steps": self.steps,
+            "num_envs": self.num_envs,
+            "policy": asdict(self.policy_for(memory)),
+            "settings": asdict(self.settings_for(seed)),
+        }
+
+
+def _corridor(length: int, steps: int) -> Task:
+    """Rollouts that hold the way from the cue to the arms once at least, so that gradients do."""
+    rollout_steps = 128 if length < 100 else 256 if length < 200 else 512
+    return Task(
+        f"tmaze{length}",
+        "memarch/PassiveTMaze-v0",
+        {"length": length},
+        steps=steps,
+        settings=replace(CORRIDOR, rollout_steps=rollout_steps),
+        episode_steps=length + 1,
+        aims={"": 0.95} if length == 250 else {},
+    )
+
+
+def _popgym(name: str) -> Task:
+    return Task(
+        name,
+        f"popgym:popgym-{name}-v0",
+        measure="total_reward",
+        steps=1_000_000,
+        episode_steps=104,
+        package="popgym",
+    )
+
+
+CORRIDOR = PPOSettings()
+BINDING = PPOSettings(rollout_steps=64)
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        _corridor(50, 500_000),
+        _corridor(100, 750_000),
+        _corridor(250, 1_500_000),
+        Task(
+            "fast-binding",
+            "memarch/FastBinding-v0",
+            {"num_distractors": 2, "vary_distractors": True},
+            {f"{n} distractors": {"num_distractors": n, "vary_distractors": False} for n in (0, 2, 5, 10, 20)},
+            steps=1_000_000,
+            policy=PolicySettings(chunk_size=4),
+            settings=BINDING,
+            episode_steps=3 + 4 * 20 + 1,
+            aims={"10 distractors": 0.9},
+        ),
+        Task(
+            "ballet2",
+            "memarch/Ballet-v0",
+            {"num_dancers": 2, "delay": 16},
+            steps=1_500_000,
+            settings=PPOSettings(rollout_steps=256, num_minibatches=8),
+            episode_steps=96,
+            aims={"": 0.95},
+        ),
+        Task(
+            "paired-inference",
+            "memarch/PairedInference-v0",
+            steps=1_500_000,
+            policy=PolicySettings(chunk_size=4, num_layers=2),
+            settings=BINDING,
+        ),
+        _popgym("RepeatPreviousEasy"),
+        _popgym("AutoencodeEasy"),
+        _popgym("ConcentrationEasy"),
+    )
+}
+
+
+def gpu_tasks() -> dict[str, Task]:
+    """Sizes that want a GPU: more environments, wider networks, and Ballet in pixels with eight dancers."""
+    wide = PolicySettings(d_model=256, num_layers=2, num_heads=8, num_chunks=64)
+    tasks = {
+        name: replace(
+            task,
+            num_envs=128,
+            steps=8 * task.steps,
+            policy=replace(wide, chunk_size=task.policy.chunk_size),
+            settings=replace(task.settings, num_minibatches=8, learning_rate=3e-4, mixed_precision=True),
+        )
+        for name, task in TASKS.items()
+        if not task.package  # one Python loop over scalar environments: a GPU would wait for it
+    }
+    ballet = Task(
+        "ballet8-pixels",
+        "memarch/BalletPixels-v0",
+        {"num_dancers": 8, "delay": 48},
+        steps=200_000_000,
+        num_envs=128,
+        policy=replace(wide, num_layers=4),
+        settings=PPOSettings(
+            rollout_steps=512,
+            window_steps=512,
+            num_minibatches=32,
+            learning_rate=2e-4,
+            reconstruction_weight=0.1,
+            mixed_precision=True,
+            compile=True,
+        ),
+        episode_steps=512,
+    )
+    return {**tasks, ballet.name: ballet}
+
+
+PRESETS = ("cpu", "gpu")
+
+
+def tasks_of(preset: str) -> dict[str, Task]:
+    """The tasks of one of `PRESETS` by name."""
+    return TASKS if preset == "cpu" else gpu_tasks()
