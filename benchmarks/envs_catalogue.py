@@ -69,8 +69,10 @@ MOMENTS: dict[str, Moments] = {
     "memarch/FastBinding-v0": Moments({}, (0, 3, 6, 11)),
     "memarch/Ballet-v0": Moments({"num_dancers": 8}, (1, 34, 65, -1)),
     "memarch/BalletPixels-v0": Moments({"num_dancers": 8}, (1, 34, -3, -1)),
+    "memarch/VisualMatch-v0": Moments({}, (0, 30, 50, -1)),
+    "memarch/KeyToDoor-v0": Moments({}, (0, 40, 75, 78)),
     "memarch/PairedInference-v0": Moments({}, (0, 2, 6, 8)),
-    "memarch/ProofOfMemory-v0": Moments({}, (0, 2, -1)),
+    "memarch/ProofOfMemory-v0": Moments({}, (0, 3, -1)),
 }
 
 

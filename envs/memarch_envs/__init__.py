@@ -27,6 +27,8 @@ ENVIRONMENTS: dict[str, str] = {
     "memarch/FastBinding-v0": "memarch_envs.fast_binding:FastBinding",
     "memarch/Ballet-v0": "memarch_envs.ballet:Ballet",
     "memarch/BalletPixels-v0": "memarch_envs.ballet_pixels:BalletPixels",
+    "memarch/VisualMatch-v0": "memarch_envs.visual_match:VisualMatch",
+    "memarch/KeyToDoor-v0": "memarch_envs.key_to_door:KeyToDoor",
     "memarch/PairedInference-v0": "memarch_envs.paired_inference:PairedInference",
     "memarch/ProofOfMemory-v0": "memarch_envs.proof_of_memory:ProofOfMemory",
 }

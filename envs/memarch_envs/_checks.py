@@ -18,6 +18,13 @@ def check_count(name: str, value: int, least: int, most: int | None = None) -> N
         raise ValueError(f"{name} must be an integer {limit}, got {value!r}")
 
 
+def check_amount(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is a finite number, at least 0."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")
+
+
 def check_flag(name: str, value: bool) -> None:
     """Raise ValueError unless `value` is True or False."""
     if not isinstance(value, bool | np.bool_):

@@ -41,7 +41,9 @@ class MemoryLength(MemoryTask):
 
     ## References
     Osband et al. 2020, Behaviour Suite for Reinforcement Learning (arXiv 1908.03568), experiments memory_len and
-    memory_size. There the question is told as a number, and at the first step too when there is one bit.
+    memory_size. Question, answer and end come at the same steps there. What differs: the bits are seen twice, after
+    the reset and again after the first step, so that a length of 1 needs no memory; the clock is one step late, 1 /
+    `length` at the question; and the question is a number in place of our flag and one-hot, 0 for the first bit.
 
     ## Version History
     v0: first version.

@@ -33,24 +33,26 @@ class PassiveTMaze(MemoryTask):
     `Discrete(4)`: 0 right (towards the arms), 1 up, 2 left, 3 down. A move into a wall does nothing.
 
     ## Observation Space
-    `Box(-1, 1, (2,), float32)`: place (0 in the corridor, 1 at the junction and in the arms), and cue (1 the upper arm,
-    -1 the lower, 0 when it is not shown). The place in the corridor is not told.
+    `Box(-1, 1, (2,), float32)`: 1 at the junction and in the arms, else 0; and a sign: in the arms 1 for the upper, -1
+    for the lower; at the first step the same of the arm that holds the reward; else 0. The place in the corridor is not
+    told.
 
     ## Rewards
-    1 for entering the right arm, 0 for the wrong one; -1 / `length` after every step t up to `length` that leaves the
-    agent short of t cells. Oracle: 1. The best player without memory: 0.5. Uniform actions: about -1.
+    At the last step 1 in the right arm, 0 elsewhere; -1 / `length` after every step t before it that leaves the agent
+    short of t cells. Oracle: 1. The best player without memory: 0.5. Uniform actions: about -1.
 
     ## Starting State
     At the cue, `length` cells from the junction; the cue is up or down with equal chance.
 
     ## Episode End
-    Terminated when an arm is entered, truncated after `length` + 1 steps.
+    Terminated after `length` + 1 steps, wherever the agent is.
 
     ## Arguments
     `length=50`: cells from the start to the junction, at least 1.
 
     ## References
-    Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1; Bakker 2001.
+    Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1, and the code released with it;
+    Bakker 2001.
 
     ## Version History
     v0: first version.
@@ -84,23 +86,23 @@ class PassiveTMaze(MemoryTask):
         self.seen[which] = self.cue_now[which] = self.detour == 0
 
     def advance(self, actions: Ints) -> tuple[Floats, Bools, Bools]:
-        x = self.x + (actions == RIGHT) - (actions == LEFT)
-        np.clip(x, -self.detour, self.length, out=self.x)
-        self.y = np.where(self.x == self.length, (actions == UP).astype(np.int64) - (actions == DOWN), 0)
+        junction, corridor = self.x == self.length, self.y == 0
+        step = (actions == RIGHT).astype(np.int64) - (actions == LEFT)
+        self.x = np.clip(self.x + step * corridor, -self.detour, self.length)
+        turn = (actions == UP).astype(np.int64) - (actions == DOWN)
+        self.y = np.clip(self.y + turn * junction, -1, 1)
         self.cue_now = (self.x == -self.detour) & ~self.seen
         self.seen |= self.cue_now
-        ended = self.y != 0
-        success = self.y == self.goal
-        due = self.t - 2 * self.detour
-        late = (self.x < due) & (due <= self.length)
+        ended = self.t >= self.max_episode_steps
+        success = ended & (self.y == self.goal)
+        late = self.x < self.t - 2 * self.detour
         reward = np.where(ended, success.astype(np.float64), np.where(late, -1.0 / self.length, 0.0))
         return reward, ended, success
 
     def observe(self, rows: Rows) -> Observation:
-        place = (self.x[rows] == self.length).astype(np.float32)
-        if self.detour:
-            place -= self.x[rows] == -self.detour
-        return np.stack([place, (self.goal[rows] * self.cue_now[rows]).astype(np.float32)], axis=1)
+        place = self.x[rows] == self.length
+        sign = self.y[rows] + self.goal[rows] * self.cue_now[rows]
+        return np.stack([place, sign], axis=1).astype(np.float32)
 
     def expert(self) -> Ints:
         turn = np.where(self.goal == 1, UP, DOWN)
@@ -124,9 +126,8 @@ class PassiveTMaze(MemoryTask):
         return f"step {self.t[index]}: {place}; cue {cue}; up {arms[0]}, down {arms[1]}"
 
     def view(self, index: int) -> str:
-        place = "junction or arm" if self.x[index] == self.length else "corridor"
-        if self.detour and self.x[index] == -self.detour:
-            place = "the cue's cell"
+        place = "junction" if self.x[index] == self.length else "corridor"
+        place = {1: "upper arm", -1: "lower arm", 0: place}[int(self.y[index])]
         cue = {1: "up", -1: "down", 0: "-"}[int(self.goal[index] * self.cue_now[index])]
         return f"step {self.t[index]}: {place}; cue {cue}"
 
@@ -141,25 +142,26 @@ class TMaze(PassiveTMaze):
     `Discrete(4)`: 0 right (towards the arms), 1 up, 2 left, 3 down. A move into a wall does nothing.
 
     ## Observation Space
-    `Box(-1, 1, (2,), float32)`: place (-1 at the cue's cell, 0 in the corridor, 1 at the junction and in the arms), and
-    cue (1 the upper arm, -1 the lower, 0 when it is not shown). The cue is shown at the first visit of its cell only.
+    `Box(-1, 1, (2,), float32)`: 1 at the junction and in the arms, else 0; and a sign: in the arms 1 for the upper, -1
+    for the lower; at the first visit of the cue's cell the same of the arm that holds the reward; else 0.
 
     ## Rewards
-    1 for entering the right arm, 0 for the wrong one; -1 / `length` after every step t up to `length` + 2 that leaves
-    the agent short of cell t - 2, so that the way to the cue costs nothing. Oracle: 1. The best player that does not
-    fetch or not remember the cue: 0.5. Uniform actions: about -1 + 1 / (4 `length`).
+    At the last step 1 in the right arm, 0 elsewhere; -1 / `length` after every step t before it that leaves the agent
+    short of cell t - 2, so that the way to the cue costs nothing. Oracle: 1. The best player that does not fetch or not
+    remember the cue: 0.5. Uniform actions: about -1 + 7 / (27 `length`).
 
     ## Starting State
     At cell 0, `length` cells from the junction; the cue is up or down with equal chance.
 
     ## Episode End
-    Terminated when an arm is entered, truncated after `length` + 3 steps.
+    Terminated after `length` + 3 steps, wherever the agent is.
 
     ## Arguments
     `length=50`: cells from the start to the junction, at least 1.
 
     ## References
-    Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1; Bakker 2001.
+    Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1, and the code released with it;
+    Bakker 2001.
 
     ## Version History
     v0: first version.
@@ -167,7 +169,7 @@ class TMaze(PassiveTMaze):
 
     summary = "fetch the cue from behind the start, then remember it down the corridor"
     detour = 1
-    levels = tuple(Level(f"length{n}", {"length": n}, 1.0, -1 + 0.25 / n, 0.5) for n in (10, 50, 100, 250, 500))
+    levels = tuple(Level(f"length{n}", {"length": n}, 1.0, -1 + 7 / 27 / n, 0.5) for n in (10, 50, 100, 250, 500))
 
 
 class PassiveTMazeEnv(MemoryEnv):

@@ -27,8 +27,8 @@ def test_every_environment_is_in_the_catalogue(env_id: str) -> None:
     for level in levels(env_id):
         cells = [cell.strip() for cell in next(c for c in section.splitlines() if f"| {level.name} " in c).split("|")]
         assert level.chance is not None and float(cells[3]) == pytest.approx(level.chance, rel=1e-2)
-        assert float(cells[4]) == pytest.approx(level.random_return, abs=6e-3)
-        assert float(cells[5]) == pytest.approx(level.oracle_return, abs=6e-3)
+        assert float(cells[4]) == pytest.approx(level.random_return, rel=5e-3, abs=6e-3)
+        assert float(cells[5]) == pytest.approx(level.oracle_return, rel=5e-3, abs=6e-3)
 
 
 @pytest.mark.parametrize("env_id", IDS)

@@ -76,13 +76,13 @@ def test_playing_by_pipe() -> None:
         "memarch/TMaze-v0, seed 3",
         "step 0: corridor; cue -",
         "> left",
-        "step 1: the cue's cell; cue up",
+        "step 1: corridor; cue up",
         "> right",
         "step 2: corridor; cue -",
         "> right",
-        "step 3: junction or arm; cue -",
+        "step 3: junction; cue -",
         "> up, reward 1",
-        "step 4: junction or arm; cue -",
+        "step 4: upper arm; cue -",
         "episode 1: return 1, success, 4 steps",
     ]
     revealed = envs("play", *SHORT_MAZE, "--reveal", stdin="left").stdout

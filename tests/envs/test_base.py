@@ -54,7 +54,7 @@ def test_views_hide_what_the_text_tells():
         views, texts = set(), set()
         for seed in range(20):
             env.reset(seed=seed)
-            for _ in range(2):
+            for _ in range(3):
                 env.step(0)
             if env_id == "ProofOfMemory-v0":
                 env.task.position[:] = 0

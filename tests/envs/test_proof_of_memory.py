@@ -13,11 +13,11 @@ def test_agent_is_frozen_while_the_goal_is_shown():
     env = gymnasium.make("memarch/ProofOfMemory-v0", show_steps=3)
     start = env.reset(seed=1)[0]
     assert {start[0], start[2]} == {-1, 1}
-    for _ in range(2):
-        assert env.step(1)[0].tolist() == start.tolist()
-    hidden = env.step(1)[0]
-    assert hidden.tolist() == [0, start[1], 0]
-    assert env.step(1)[0][1] == pytest.approx(start[1] + 0.2)
+    for _ in range(3):
+        observation, reward, *_ = env.step(1)
+        assert observation.tolist() == start.tolist() and reward == 0
+    observation, reward, *_ = env.step(1)
+    assert observation.tolist() == pytest.approx([0, start[1] + 0.2, 0]) and reward == -0.1
 
 
 def test_memory_of_the_goal_is_what_it_takes():
@@ -28,15 +28,15 @@ def test_memory_of_the_goal_is_what_it_takes():
         while not over:
             _, reward, over, _, _ = env.step(side)
             total += reward
-        assert total == pytest.approx(1 - 0.1 * (1 + np.rint(distance)))
+        assert total == pytest.approx(1.6 - 0.1 * (np.rint(distance) - 1))
 
 
-def test_the_trap_costs_one():
+def test_the_trap_costs_as_much():
     env = gymnasium.make("memarch/ProofOfMemory-v0")
     trap, over = int(env.reset(seed=0)[0][2] == -1), False
     while not over:
         _, reward, over, _, info = env.step(trap)
-    assert reward == -1 and info == {"success": False}
+    assert reward == -1.6 and info == {"success": False}
 
 
 def test_show_steps_must_be_positive():

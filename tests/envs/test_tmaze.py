@@ -36,9 +36,25 @@ def test_cue_is_shown_at_the_first_visit_only():
     env = gymnasium.make("memarch/TMaze-v0", length=5)
     assert env.reset(seed=0)[0].tolist() == [0, 0]
     first = env.step(LEFT)[0]
-    assert first[0] == -1 and abs(first[1]) == 1
+    assert first[0] == 0 and abs(first[1]) == 1
     env.step(RIGHT)
-    assert env.step(LEFT)[0].tolist() == [-1, 0]
+    assert env.step(LEFT)[0].tolist() == [0, 0] and env.unwrapped.task.x[0] == -1
+
+
+def test_arms_are_seen_and_may_be_left_again():
+    """Active, early at the junction: only where the agent is at the last step counts."""
+    env = gymnasium.make("memarch/TMaze-v0", length=1)
+    for last, arm in ((UP, 1), (DOWN, -1)):
+        env.reset(seed=0)
+        goal = env.unwrapped.task.goal[0]
+        seen = [env.step(action)[0].tolist() for action in (RIGHT, -last + 4, last)]
+        assert seen == [[1, 0], [1, -arm], [1, 0]]
+        observation, reward, terminated, _, info = env.step(last)
+        assert observation.tolist() == [1, arm] and terminated
+        assert reward == (goal == arm) == info["success"]
+    env.reset(seed=0)
+    env.step(RIGHT)
+    assert env.step(UP)[0].tolist() == env.step(RIGHT)[0].tolist() == env.step(LEFT)[0].tolist() == [1, 1]
 
 
 def test_rewards_by_hand():
@@ -48,10 +64,10 @@ def test_rewards_by_hand():
     rewards = [env.step(a)[1] for a in (RIGHT, UP, RIGHT, RIGHT)]
     assert rewards == [0, -0.25, -0.25, -0.25]
     observation, reward, terminated, truncated, info = env.step(RIGHT)
-    assert (observation.tolist(), reward, terminated, truncated, info) == ([1, 0], 0, False, True, {"success": False})
+    assert (observation.tolist(), reward, terminated, truncated, info) == ([1, 0], 0, True, False, {"success": False})
 
 
-def test_wrong_arm_ends_with_nothing():
+def test_a_wrong_arm_earns_nothing():
     env = gymnasium.make("memarch/PassiveTMaze-v0", length=1)
     cue = env.reset(seed=0)[0][1]
     env.step(RIGHT)
