@@ -197,9 +197,10 @@ class ThreeRooms(MemoryTask):
     def observe(self, rows: Rows) -> Observation:
         kinds = self._window(rows)
         if not self.pixels:
-            return self.one_hot[kinds].reshape(len(kinds), -1)
+            # take, because brackets copy rows this small several times slower.
+            return self.one_hot.take(kinds, axis=0).reshape(len(kinds), -1)
         kinds[:, VIEW * VIEW // 2] = len(self.kinds)
-        tiles = self.tiles[kinds].reshape(-1, VIEW, VIEW, TILE_PIXELS, TILE_PIXELS, 3)
+        tiles = self.tiles.take(kinds, axis=0).reshape(-1, VIEW, VIEW, TILE_PIXELS, TILE_PIXELS, 3)
         return tiles.swapaxes(2, 3).reshape(-1, VIEW * TILE_PIXELS, VIEW * TILE_PIXELS, 3)
 
     def expert(self) -> Ints:
