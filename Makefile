@@ -21,7 +21,7 @@ help: ## list the targets
 setup: $(FULL) ## prepare .venv with everything (extras all and dev)
 	@echo "Ready: $(VENV) has everything. Next: make demo, make test."
 
-demo: $(DEMO) ## train a small memory model, then a long dialogue and what memory knows of it (four to eight minutes with set-up, 640 MB)
+demo: $(DEMO) ## train a small memory model and an agent, then a long dialogue and what memory knows of it (five to nine minutes with set-up, 640 MB)
 	@$(VENV)/bin/memarch demo
 
 chat: $(CHAT) ## talk with a small local model that remembers (set-up as for the demo and 93 MB)

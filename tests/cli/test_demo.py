@@ -2,18 +2,20 @@
 
 import importlib
 import io
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from memarch.cli import demo
 from memarch.cli.app import app
-from memarch.cli.demo import chat, language_model
+from memarch.cli.demo import agent, chat, language_model
 from memarch.data.dialogues import generate_dialogue
 from memarch.dialogue.generators.registry import ModelInfo
 from memarch.dialogue.questions import Question
@@ -78,11 +80,12 @@ def test_every_act_can_be_performed() -> None:
 def test_the_command_performs_the_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(language_model, "run", lambda options, console: seen.append(options))
+    monkeypatch.setattr(agent, "run", lambda options, console: seen.append("agent"))
     monkeypatch.setattr(chat, "run", lambda options, console: seen.append("chat"))
     result = CliRunner().invoke(app, ["demo", "--minutes", "0.5", "--seed", "7"])
-    assert result.exit_code == 0 and "Act 1 of 2: a language model that remembers with Yaad" in result.output
-    assert "Act 2 of 2: a chat that remembers" in result.output
-    assert seen == [demo.DemoOptions(minutes=0.5, steps=None, seed=7), "chat"]
+    assert result.exit_code == 0 and "Act 1 of 3: a language model that remembers with Yaad" in result.output
+    assert "Act 3 of 3: a chat that remembers" in result.output
+    assert seen == [demo.DemoOptions(minutes=0.5, steps=None, seed=7), "agent", "chat"]
     for options, message in ((["--minutes", "0"], "--minutes must be positive"), (["--steps", "0"], "--steps must be")):
         result = CliRunner().invoke(app, ["demo", *options])
         assert result.exit_code == 2 and message in result.stderr
@@ -90,6 +93,15 @@ def test_the_command_performs_the_acts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_real_sizes_are_valid() -> None:
     assert replace(language_model.CONFIG, mixer="attention").d_model == language_model.CONFIG.d_model
+
+
+def test_the_agent_says_how_well_it_plays_and_draws_what_it_reads(tmp_path: Path) -> None:
+    file, figure, threads = io.StringIO(), tmp_path / "runs" / "agent.png", torch.get_num_threads()
+    agent.run(demo.DemoOptions(1.0, 1, 0), Console(file=file, width=100), figure=figure, episodes=2)
+    text = file.getvalue()
+    assert re.search(r"Success in 2 episodes .*: [01]\.\d+ before, [01]\.\d+ after 1,024 steps in \d+ s\.", text)
+    assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in text
+    assert torch.get_num_threads() == threads
 
 
 def converse(figure: Path, *, is_terminal: bool = False) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import INTERRUPTED, USAGE, fail
 
-ACTS: tuple[str, ...] = ("language_model", "chat")
+ACTS: tuple[str, ...] = ("language_model", "agent", "chat")
 
 
 @dataclass(frozen=True)
