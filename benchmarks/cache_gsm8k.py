@@ -10,7 +10,7 @@ steps that see a rewritten cache, and by index of the step, with bootstrap 95 % 
 2; stage 1 has one) are averaged by problem first.
 
   --data DIR  of GSM8K's train.jsonl and test.jsonl (or test_dev.jsonl): github.com/openai/grade-school-math
-  --smoke     a minute or two on a CPU: few problems, few steps, one seed; no rows written
+  --smoke     a few minutes on a CPU: few problems, few steps, one seed; no rows written
 
 Everything is kept in --out, so that the same command goes on where it was interrupted.
 """

@@ -96,3 +96,19 @@ def test_what_cannot_be_drawn(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'memarch\[chat\]'"):
         draw_rewrites(recorder, tmp_path / "a.png", row=2)
     assert list(tmp_path.iterdir()) == []
+
+
+@torch.no_grad()
+def test_a_processor_that_changes_nothing_can_be_drawn(tmp_path):
+    """What it was given is seen even so: entries of change 0 are rewritten ones."""
+    model = make_model()
+    recorder = RewriteRecorder(model.config)
+    with consolidate(model, make_processor(model, active=False), Characters(), on_rewrite=recorder) as c:
+        cache = c.new_cache()
+        model(torch.tensor([[20, 21]]), past_key_values=cache)
+        model(torch.tensor([[22]]), past_key_values=cache)
+        c.rewrite(cache)
+    (step,) = recorder.steps[0]
+    assert step.map(3).eq(0).all()
+    draw_rewrites(recorder, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
