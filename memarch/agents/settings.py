@@ -76,9 +76,9 @@ class PPOSettings(_FromJson):
         schedule: "linear": falls to zero over the training; "constant".
         discount: gamma.
         gae_lambda: lambda of the generalised advantage estimate.
-        advantage_floor: smallest deviation that advantages are divided by, in units of the reward. Where all episodes
-            return the same, what is left is noise; divided by its own deviation it would outweigh the entropy's term,
-            and the policy would never try another action (arXiv 2301.04104 bounds its returns' scale so). 0: none.
+        advantage_floor: smallest deviation that advantages are divided by, in units of the reward; 0: none. Where all
+            episodes return the same, what is left is noise, and divided by its own deviation it counts as much as a
+            signal would (arXiv 2301.04104 bounds the scale of returns for that reason).
         clip: how far the ratio of probabilities may move.
         entropy_weight, value_weight: of those terms in the loss.
         reconstruction_weight: of predicting the observation from the memory's output; 0 leaves it out.
@@ -101,7 +101,7 @@ class PPOSettings(_FromJson):
     schedule: Literal["linear", "constant"] = "linear"
     discount: float = 0.99
     gae_lambda: float = 0.95
-    advantage_floor: float = 0.01
+    advantage_floor: float = 0.0
     clip: float = 0.2
     entropy_weight: float = 0.01
     value_weight: float = 0.5
