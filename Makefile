@@ -61,7 +61,7 @@ $(FULL): $(INPUTS)
 	@touch $(DEMO) $(CHAT) $(FULL)
 
 $(DEMO): $(INPUTS)
-	$(call install,train$(comma)chat,240 MB more: a third is the model that finds by meaning; about a minute)
+	$(call install,train$(comma)chat$(comma)agents,240 MB more: a third is the model that finds by meaning; about a minute)
 	@touch $(DEMO)
 
 $(CHAT): $(DEMO)

@@ -3,6 +3,7 @@
 import importlib
 import io
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,13 @@ def test_the_agent_says_how_well_it_plays_and_draws_what_it_reads(tmp_path: Path
     assert re.search(r"Success in 2 episodes .*: [01]\.\d+ before, [01]\.\d+ after 1,024 steps in \d+ s\.", text)
     assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in text
     assert torch.get_num_threads() == threads
+
+
+def test_without_gymnasium_the_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "memarch.agents", None)
+    file = io.StringIO()
+    agent.run(demo.DemoOptions(1.0, 1, 0), Console(file=file, width=100), figure=tmp_path / "agent.png")
+    assert file.getvalue().startswith("No agent: ") and not list(tmp_path.iterdir())
 
 
 def converse(figure: Path, *, is_terminal: bool = False) -> str:

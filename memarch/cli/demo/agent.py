@@ -18,8 +18,11 @@ FIGURE = Path("runs") / "demo" / "agent.png"
 
 def run(options: DemoOptions, console: Console, *, figure: Path = FIGURE, episodes: int = EPISODES) -> None:
     """Play untrained, train, play again on other seeds, draw. Steps end at `ENOUGH`, or at the options' steps."""
-    with expected(ImportError):
+    try:
         from memarch.agents import PPO, PolicySettings, PPOSettings, ProgressBar, StopAtThreshold, draw_recall, watch
+    except ImportError as error:
+        _say(console, f"No agent: {error}.")  # The other acts do not need it.
+        return
     import torch
 
     # The last four steps are seen directly, so the bit of the first step has to come from a chunk.
