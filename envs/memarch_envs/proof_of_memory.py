@@ -28,7 +28,7 @@ class ProofOfMemory(MemoryTask):
 
     ## Observation Space
     `Box(-1, 1, (3,), float32)`: left end (1 goal, -1 trap, 0 hidden), position in [-1, 1], right end. The ends are
-    hidden from the first step on that moves the agent.
+    hidden before the agent chooses its first step that moves it.
 
     ## Rewards
     1.6 at the goal, -1.6 at the trap, -0.1 for every other step that moves the agent. Oracle: 1.2 on the mean over
@@ -45,7 +45,8 @@ class ProofOfMemory(MemoryTask):
 
     ## References
     Pleines et al. 2023, Memory Gym (arXiv 2309.17207): the environment of this name in the authors' training code, with
-    the agent frozen while the goal is shown, truncated after 32 steps. CleanRL's copy of it ends after 16.
+    the agent frozen while the goal is shown, truncated after 32 steps. CleanRL's copy of it ends after 16. There the
+    goal is still seen when the first step that moves is chosen: position then tells enough for 0.7 without memory.
 
     ## Version History
     v0: first version.
@@ -79,7 +80,7 @@ class ProofOfMemory(MemoryTask):
         return reward, ended, success
 
     def observe(self, rows: Rows) -> Observation:
-        shown = (self.t[rows] <= self.show_steps) * self.goal[rows]
+        shown = (self.t[rows] < self.show_steps) * self.goal[rows]
         return np.stack([-shown, self.position[rows] / END, shown], axis=1).astype(np.float32)
 
     def expert(self) -> Ints:
@@ -90,7 +91,7 @@ class ProofOfMemory(MemoryTask):
         picture[:] = WALL
         picture[1, 1:-1] = FLOOR
         picture[1, 1], picture[1, -2] = (WRONG, GOAL) if self.goal[index] == 1 else (GOAL, WRONG)
-        if self.t[index] <= self.show_steps:
+        if self.t[index] < self.show_steps:
             picture[0, 1] = picture[0, -2] = CUE
         picture[1, 1 + END + self.position[index]] = AGENT
         return picture
@@ -99,11 +100,11 @@ class ProofOfMemory(MemoryTask):
         line = ["."] * (2 * END + 1)
         line[0], line[-1] = ("x", "G") if self.goal[index] == 1 else ("G", "x")
         line[END + self.position[index]] = "A"
-        return f"{''.join(line)}  step {self.t[index]}, {'shown' if self.t[index] <= self.show_steps else 'hidden'}"
+        return f"{''.join(line)}  step {self.t[index]}, {'shown' if self.t[index] < self.show_steps else 'hidden'}"
 
     def view(self, index: int) -> str:
         line = self.text(index)
-        return line if self.t[index] <= self.show_steps else line.replace("G", "?").replace("x", "?")
+        return line if self.t[index] < self.show_steps else line.replace("G", "?").replace("x", "?")
 
 
 class ProofOfMemoryEnv(MemoryEnv):
