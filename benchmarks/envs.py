@@ -7,7 +7,7 @@ Default options of every environment, autoreset NEXT_STEP.
 
 Arms take turns in every round. Value: median over rounds; ratio: the median of per-round ratios to the peer at the same
 number of environments (RepeatPreviousEasy of POPGym; MemoryS7 of Minigrid for pixels); above 1 ours makes more steps.
-Peers are optional: pip install -c constraints.txt -e '.[bench]'. Two cores, of which it takes one: 5 minutes.
+Peers are optional: pip install -c constraints.txt -e '.[bench]'. Two cores, of which it takes one: 8 minutes.
 """
 
 import argparse
