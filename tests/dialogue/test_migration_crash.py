@@ -1,5 +1,6 @@
 """kill -9 at random moments of a move: the source is as it was, what was taken stays, and the same call finishes."""
 
+import contextlib
 import json
 import os
 import random
@@ -52,7 +53,8 @@ class Mover:
                 patience -= said[-1][0] == "begin"
                 if patience == 0 and said[-1][0] == "begin":
                     time.sleep(seconds)
-                    os.kill(child, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it may be done by now
+                        os.kill(child, signal.SIGKILL)
         assert self.zygote.stdout.readline() == "gone\n"
         return said
 
