@@ -1,5 +1,6 @@
 """kill -9 at random moments: what was acknowledged is there, what was erased is gone from every file."""
 
+import contextlib
 import copy
 import json
 import os
@@ -80,7 +81,8 @@ def run_and_kill(zygote: subprocess.Popen, directory: Path, acks: Path, chance: 
             if patience == 0 and said[-1][0] == "begin":
                 if chance.random() < 0.7:  # otherwise at once
                     time.sleep(chance.random() * 0.02)  # as long as an erasure takes
-                os.kill(child, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may be done by now
+                    os.kill(child, signal.SIGKILL)
     assert zygote.stdout.readline() == "gone\n"
     return said
 
