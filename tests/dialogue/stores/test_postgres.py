@@ -95,12 +95,17 @@ def test_kills_at_any_moment_lose_nothing_acknowledged(world):
         for target in (5, 12, 20):
             while len(acknowledged) < target and thread.is_alive():
                 thread.join(0.01)
-            with server.connect("postgres") as connection:
-                (pid,) = connection.execute(
-                    "SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'",
-                    (world.database,),
-                ).fetchone() or (connection.info.backend_pid,)
-            server.kill(pid)
+            while thread.is_alive():
+                with server.connect("postgres") as connection:
+                    (pid,) = connection.execute(
+                        "SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'",
+                        (world.database,),
+                    ).fetchone() or (connection.info.backend_pid,)
+                try:
+                    server.kill(pid)
+                    break
+                except ProcessLookupError:  # a connection that had just ended by itself
+                    continue
     finally:
         stopping.set()
         thread.join(60)
