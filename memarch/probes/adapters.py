@@ -19,7 +19,8 @@ class FineTunedLM:
     """A causal language model whose weights are the memory: an exposure is one pass of optimiser steps over the items.
 
     Args:
-        model: called with ids `[B, T]`, gives logits `[B, T, V]`, bare or as `.logits`. It is trained in place.
+        model: called with ids `[B, T]`, gives logits `[B, T, V]`, bare or as `.logits`; recall goes on from its
+            `.past_key_values` or `.state` if it gives one. It is trained in place.
         lr: of AdamW without weight decay, constant.
         batch_size: items per optimiser step.
         prefix: tokens put before every item (a beginning-of-sequence id), which are not scored.
@@ -52,32 +53,64 @@ class FineTunedLM:
             self.optimizer.step()
         self.model.eval()
 
-    @torch.no_grad()
     def score(self, item: Item) -> float:
         """Mean log-likelihood per token, in nats."""
-        self.model.eval()
-        return -float(self._token_losses([item])[0].mean())
+        return self.score_many([item])[0]
 
-    @torch.no_grad()
     def recall(self, cue: Item, length: int) -> Item:
         """Greedy continuation."""
+        return self.recall_many([cue], [length])[0]
+
+    @torch.no_grad()
+    def score_many(self, items: Sequence[Item]) -> list[float]:
+        """`score` of every item; those of one length go through the model together."""
         self.model.eval()
-        ids = list(self.prefix) + [int(token) for token in cue]  # type: ignore[call-overload]
-        for _ in range(length):
-            ids.append(int(self._logits(torch.tensor([ids], device=self._device))[0, -1].argmax()))
-        return tuple(ids[-length:])
+        scores = [0.0] * len(items)
+        for places in _of_one_length(items):
+            for place, losses in zip(places, self._token_losses([items[place] for place in places]), strict=True):
+                scores[place] = -float(losses.mean())
+        return scores
+
+    @torch.no_grad()
+    def recall_many(self, cues: Sequence[Item], lengths: Sequence[int]) -> list[Item]:
+        """`recall` of every cue; those of one length go through the model together, so none is padded."""
+        self.model.eval()
+        found: list[Item] = [()] * len(cues)
+        for places in _of_one_length(cues):
+            ids = torch.tensor([[*self.prefix, *cues[place]] for place in places], device=self._device)
+            tokens = self._continue(ids, max(lengths[place] for place in places))
+            for place, row in zip(places, tokens.tolist(), strict=True):
+                found[place] = tuple(row[: lengths[place]])
+        return found
+
+    def _continue(self, ids: Tensor, length: int) -> Tensor:
+        """`[B, length]` tokens, the likeliest each time.
+
+        A model that hands out a cache (`past_key_values`, as in transformers) or a `state` reads every token once.
+        """
+        found = torch.empty(len(ids), 0, dtype=ids.dtype, device=ids.device)
+        kept: dict[str, Any] = {}
+        while found.shape[1] < length:
+            out = self.model(ids, **kept)
+            token = self._logits_of(out)[:, -1:].argmax(-1)
+            found = torch.cat([found, token], 1)
+            names = [name for name in ("past_key_values", "state") if getattr(out, name, None) is not None]
+            kept = {name: getattr(out, name) for name in names[:1]}
+            ids = token if kept else torch.cat([ids, token], 1)
+        return found
 
     def _token_losses(self, items: Sequence[Item]) -> list[Tensor]:
         """Loss of every scored token of each item; items are padded to one length, padding is never scored."""
         rows = [[*self.prefix, *item] for item in items]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [row[-1]] * (longest - len(row)) for row in rows], device=self._device)
-        losses = F.cross_entropy(self._logits(ids)[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+        logits = self._logits_of(self.model(ids))
+        losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
         first = max(0, len(self.prefix) - 1)
         return [losses[i, first : len(row) - 1] for i, row in enumerate(rows)]
 
-    def _logits(self, ids: Tensor) -> Tensor:
-        out = self.model(ids)
+    @staticmethod
+    def _logits_of(out: Any) -> Tensor:
         logits: Tensor = getattr(out, "logits", out)
         return logits
 
@@ -165,6 +198,14 @@ class SearchedMemory:
             return ()
         best = max(hits, key=lambda words: overlap(words[: len(cue)], cue))
         return best[len(cue) : len(cue) + length]
+
+
+def _of_one_length(items: Sequence[Item], most: int = 32) -> list[list[int]]:
+    """Places of items of the same length, at most so many together."""
+    by_length: dict[int, list[int]] = {}
+    for place, item in enumerate(items):
+        by_length.setdefault(len(item), []).append(place)
+    return [places[i : i + most] for places in by_length.values() for i in range(0, len(places), most)]
 
 
 def _text(item: Item) -> str:

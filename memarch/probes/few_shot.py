@@ -13,7 +13,10 @@ Item = tuple[object, ...]
 
 
 class ProbedMemory(Protocol):
-    """What a memory must offer to be probed. `score` and `recall` leave no trace in it."""
+    """What a memory must offer to be probed. `score` and `recall` leave no trace in it.
+
+    One that has `score_many(items)` and `recall_many(cues, lengths)` too, such as FineTunedLM, is asked all at once.
+    """
 
     def write(self, items: Sequence[Item]) -> None:
         """Take these in once: one exposure."""
@@ -144,10 +147,10 @@ class FewShotMemory:
     def _row(self, memory: ProbedMemory, before: dict[str, list[float]], exposures: int, updates: int) -> ProbeRow:
         now = self._scores(memory)
         change = {kind: [a - b for a, b in zip(now[kind], before[kind], strict=True)] for kind in now}
-        overlaps = []
-        for item in self.study:
-            size = self._cue_length(item)
-            overlaps.append(overlap(memory.recall(item[:size], len(item) - size), item[size:]))
+        sizes = [self._cue_length(item) for item in self.study]
+        cues = [item[:size] for item, size in zip(self.study, sizes, strict=True)]
+        rests = [item[size:] for item, size in zip(self.study, sizes, strict=True)]
+        overlaps = [overlap(a, b) for a, b in zip(_recalled(memory, cues, rests), rests, strict=True)]
         return ProbeRow(
             exposures=exposures,
             updates=updates,
@@ -160,7 +163,7 @@ class FewShotMemory:
 
     def _scores(self, memory: ProbedMemory) -> dict[str, list[float]]:
         """Familiarity of the studied items under "", and of every kind of foil under its name."""
-        return {kind: [memory.score(item) for item in items] for kind, items in {"": self.study, **self.foils}.items()}
+        return {kind: _familiar(memory, items) for kind, items in {"": self.study, **self.foils}.items()}
 
     def _cue_length(self, item: Item) -> int:
         return min(len(item) - 1, max(1, round(self.cue_fraction * len(item))))
@@ -178,6 +181,17 @@ def overlap(found: Item, wanted: Item) -> float:
             row[place] = diagonal + 1 if token == other else max(above, row[place - 1])
             diagonal = above
     return 2 * row[-1] / (len(found) + len(wanted))
+
+
+def _familiar(memory: ProbedMemory, items: Sequence[Item]) -> list[float]:
+    many = getattr(memory, "score_many", None)
+    return many(items) if many else [memory.score(item) for item in items]
+
+
+def _recalled(memory: ProbedMemory, cues: Sequence[Item], rests: Sequence[Item]) -> list[Item]:
+    many = getattr(memory, "recall_many", None)
+    lengths = [len(rest) for rest in rests]
+    return many(cues, lengths) if many else [memory.recall(*pair) for pair in zip(cues, lengths, strict=True)]
 
 
 def _share_above(seen: Sequence[float], foils: Sequence[float]) -> float:

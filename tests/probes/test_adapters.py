@@ -57,6 +57,61 @@ def test_scores_of_a_fine_tuned_model_are_likelihoods_and_leave_no_trace():
     torch.testing.assert_close(other, losses[:3])
 
 
+class LogitsOnly(nn.Module):
+    """Hides a model's cache or state: it has to read everything again for every token."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.num_read = model, 0
+
+    def forward(self, ids, **options):
+        assert not options
+        self.num_read += ids.numel()
+        return self.model(ids).logits
+
+
+class Counting(LogitsOnly):
+    def forward(self, ids, **options):
+        self.num_read += ids.numel()
+        return self.model(ids, **options)
+
+
+def llama():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(vocab_size=VOCAB, initializer_range=0.3, num_key_value_heads=1, **sizes)
+    )
+
+
+@pytest.mark.parametrize("make", [llama, lambda: language_model("attention"), lambda: language_model("yaad")])
+def test_recall_with_a_cache_in_batches_is_recall_without_one_by_one(make):
+    model = make()
+    cues = [item[: 3 + place % 3] for place, item in enumerate(token_items(7, seed=5))]
+    lengths = [5, 2, 7, 4, 6, 1, 3]
+    quick, slow = Counting(model), LogitsOnly(model)
+    learned = FineTunedLM(quick, lr=3e-2, batch_size=4, prefix=(0,))
+    for _ in range(5):
+        learned.write(token_items(7, seed=5))
+    quick.num_read = 0
+    found = learned.recall_many(cues, lengths)
+    plain = FineTunedLM(slow, prefix=(0,))
+    assert found == [plain.recall(cue, length) for cue, length in zip(cues, lengths, strict=True)]
+    assert [len(each) for each in found] == lengths and len(set(found)) == 7
+    # Cues of 3, 4 and 5 tokens and the prefix: each is read once, then one token after the other for its group.
+    assert quick.num_read == 3 * (4 + 4) + 2 * (5 + 5) + 2 * (6 + 6)
+    assert slow.num_read > 2 * quick.num_read
+
+
+def test_scores_in_batches_are_scores_one_by_one():
+    memory = FineTunedLM(llama(), prefix=(0,))
+    items = [item[: 2 + place % 4] for place, item in enumerate(token_items(9, seed=6))]
+    one_by_one = [-float(memory._token_losses([item])[0].detach().mean()) for item in items]
+    assert memory.score_many(items) == pytest.approx(one_by_one, rel=1e-5)
+    assert memory.score(items[4]) == pytest.approx(one_by_one[4], rel=1e-5)
+
+
 class ReadingModel(nn.Module):
     """Embedding, one memory layer, tied head: trained to say again what it has read before."""
 
