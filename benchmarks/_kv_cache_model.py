@@ -8,7 +8,7 @@ import torch
 from memarch.cache import CacheProcessor, consolidate
 from memarch.cache.controls import IdentityRewriter
 from memarch.cache.training_arms import make_arm
-from memarch.cache.training_data import encode
+from memarch.cache.training_data import Problem, encode
 
 
 class _Characters:
@@ -85,29 +85,60 @@ def decode_arms(
     return arms, {name: lambda name=name: counts[name] for name in rewriters}  # type: ignore[misc]
 
 
+TRAINING_ARMS = {"sft": ("sft", 1), **{f"processor, bptt {n}": ("processor", n) for n in (1, 2, 8)}}
+"""Arms of `make_arm` and their bptt steps, by the names that rows have."""
+
+
 def training_arms(model: Any, tokenizer: Any) -> dict[str, Callable[[], object]]:
-    """Functions that leave the gradient of one batch of four problems of four lines.
+    """Functions that make the gradient of one batch of four problems of four lines.
 
     Arms share the backbone, so each says first which of its weights learn.
     """
+    problems = _problems(4, tokenizer)
+    torch.manual_seed(0)
+    return {name: _learner(name, model, tokenizer, problems) for name in TRAINING_ARMS}
+
+
+def training_step(
+    name: str, model: Any, tokenizer: Any, *, num_problems: int, optimise: bool
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """What warms an arm up, without gradients, and its first step: the gradient and, if so wanted, AdamW's with it."""
+    problems = _problems(num_problems, tokenizer)
+    torch.manual_seed(0)
+    arm = _arm(name, model, tokenizer)
+
+    def warm_up() -> None:
+        arm.score(problems[:1], learn=False)
+
+    return warm_up, _learner(name, model, tokenizer, problems, arm=arm, optimise=optimise)
+
+
+def _problems(count: int, tokenizer: Any) -> list[Problem]:
     lines = ["We have 12 apples and give away 5 of them.", "That leaves 12 - 5 = 7 apples.", "Each costs 3 coins."]
     lines += ["So all of them cost 7 x 3 = 21 coins."]
-    problems = [
+    return [
         encode(f"What do the apples cost, question {i}?", "\n".join(lines[i % 2 :] + lines[: i % 2]), tokenizer)
-        for i in range(4)
+        for i in range(count)
     ]
-    torch.manual_seed(0)
+
+
+def _arm(name: str, model: Any, tokenizer: Any) -> Any:
+    kind, bptt_steps = TRAINING_ARMS[name]
     sizes = {"processor_dim": 128, "mlp_dim": 512, "num_heads": 4}
+    return make_arm(kind, model, tokenizer, sizes=sizes, bptt_steps=bptt_steps)
 
-    def run(name: str, bptt_steps: int) -> Callable[[], None]:
-        arm = make_arm(name, model, tokenizer, sizes=sizes, bptt_steps=bptt_steps)
 
-        def learn() -> None:
-            model.requires_grad_(name == "sft")
-            arm.score(problems, learn=True)
-            arm.module.zero_grad(set_to_none=True)
+def _learner(
+    name: str, model: Any, tokenizer: Any, problems: list[Problem], *, arm: Any = None, optimise: bool = False
+) -> Callable[[], None]:
+    arm = _arm(name, model, tokenizer) if arm is None else arm
 
-        return learn
+    def learn() -> None:
+        model.requires_grad_(name == "sft")
+        optimizer = torch.optim.AdamW(arm.module.parameters(), lr=1e-5) if optimise else None
+        arm.score(problems, learn=True)
+        if optimizer is not None:
+            optimizer.step()
+        arm.module.zero_grad(set_to_none=True)
 
-    arms = {f"processor, bptt {n}": run("processor", n) for n in (1, 2, 8)}
-    return {"sft": run("sft", 1), **arms}
+    return learn

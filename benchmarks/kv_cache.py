@@ -9,6 +9,8 @@
                    plain; identity, the hooks and the selection with a rewriter that changes nothing; and a processor.
   --part training  one optimiser step's gradient on four problems of four lines: fine-tuning of all weights against a
                    processor on the frozen model (its three bptt variants).
+  --part memory    peak memory of one training step above that of the loaded model, a fresh process each: the gradient
+                   alone, and with AdamW's step and moments; of 4 and 16 problems.
 
 Arms are interleaved; ratios are the baseline's seconds over the arm's, above 1 the arm needs less. Texts are made here:
 no data. `--clock cpu` counts this process's CPU seconds, which other processes on the machine disturb little.
@@ -23,12 +25,23 @@ from typing import Any
 
 import torch
 
-from benchmarks._harness import RESULTS, Row, append_rows, settings_text, table, time_rounds, timing_row, wall_seconds
+from benchmarks._harness import (
+    RESULTS,
+    Row,
+    append_rows,
+    peak_bytes_during,
+    run_fresh,
+    settings_text,
+    table,
+    time_rounds,
+    timing_row,
+    wall_seconds,
+)
 from benchmarks._kv_cache_arms import CacheSize, mass_arms, relative_gap
-from benchmarks._kv_cache_model import decode_arms, load_model, training_arms
+from benchmarks._kv_cache_model import TRAINING_ARMS, decode_arms, load_model, training_arms, training_step
 
 NAME = "kv_cache"
-BASELINES = {"mass": "eager", "overhead": "plain", "training": "sft"}
+BASELINES = {"mass": "eager", "overhead": "plain", "training": "sft", "memory": "sft"}
 PARTS = tuple(BASELINES)
 
 
@@ -90,6 +103,48 @@ def part_training(options: argparse.Namespace) -> list[Row]:
     return measure("training", arms, {"problems": 4, "lines": 4}, options)
 
 
+def part_memory(options: argparse.Namespace) -> list[Row]:
+    """Peak resident memory of a training step."""
+    rows = []
+    for num_problems in [4] if options.quick else options.problems:
+        for metric, optimise in (("gradient", False), ("step", True)):
+            peaks = {}
+            for arm in TRAINING_ARMS:
+                task = {"arm": arm, "num_problems": num_problems, "optimise": optimise, "quick": options.quick}
+                task |= {"threads": options.threads}
+                found = run_fresh(["benchmarks.kv_cache", "--measure-memory", json.dumps(task)])
+                peaks[arm] = found["bytes"] / 2**20
+            settings = settings_text({"problems": num_problems, "lines": 4, "device": "cpu"})
+            rows += [
+                Row(
+                    benchmark=NAME, arm=arm, baseline="sft", metric=f"{metric} peak memory", unit="MiB", value=peak,
+                    low=peak, high=peak, samples=1, statistic="single run", ratio=peaks["sft"] / max(peak, 1e-9),
+                    settings=settings,
+                )
+                for arm, peak in peaks.items()
+            ]  # fmt: skip
+    return rows
+
+
+def measure_memory(task: str) -> None:
+    """The fresh process: load the model, warm up without gradients, print the peak of the arm's first step as JSON."""
+    wanted = json.loads(task)
+    torch.set_num_threads(wanted["threads"])
+    model, tokenizer = load_model("cpu", quick=wanted["quick"])
+    options = {"num_problems": wanted["num_problems"], "optimise": wanted["optimise"]}
+    warm_up, step = training_step(wanted["arm"], model, tokenizer, **options)
+    warm_up()
+    print(json.dumps({"bytes": peak_bytes_during(step)}))
+
+
+PART_ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "mass": part_mass,
+    "overhead": part_overhead,
+    "training": part_training,
+    "memory": part_memory,
+}
+
+
 def show(rows: list[Row]) -> str:
     """One line per figure; the ratio's range is over rounds."""
     lines = []
@@ -97,10 +152,9 @@ def show(rows: list[Row]) -> str:
         size = json.loads(row.settings)
         case = " ".join(f"{k}={v}" for k, v in size.items() if k in ("T", "dtype", "tokens", "problems"))
         around = f" ({row.ratio_low:.2f}..{row.ratio_high:.2f})" if row.ratio_low and row.arm != row.baseline else ""
-        lines.append(
-            [f"{row.metric} {case}", row.arm, f"{1e3 * row.value:.1f} ms", f"{1e3 * row.low:.1f}..{1e3 * row.high:.1f}"]
-            + [f"{row.ratio:.2f}x{around}", str(row.samples)]
-        )
+        scale, unit = (1.0, "MiB") if row.unit == "MiB" else (1e3, "ms")
+        figures = [f"{scale * row.value:.1f} {unit}", f"{scale * row.low:.1f}..{scale * row.high:.1f}"]
+        lines.append([f"{row.metric} {case}", row.arm, *figures, f"{row.ratio:.2f}x{around}", str(row.samples)])
     return table(["metric", "arm", "median", "min..max", "baseline / arm", "n"], lines)
 
 
@@ -116,14 +170,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--prompt", type=int, default=64, help="prompt tokens (default 64)")
     parser.add_argument("--tokens", type=int, default=100, help="tokens to decode (default 100)")
+    parser.add_argument("--problems", type=int, nargs="+", default=[4, 16], help="of the part memory (default 4 16)")
     parser.add_argument("--quick", action="store_true", help="a tiny model, two rounds, no rows written: seconds")
     parser.add_argument("--results", type=Path, help=f"CSV to append to (default {RESULTS.name}/{NAME}.csv)")
+    parser.add_argument("--measure-memory", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark; see the module's docstring."""
     options = parse(arguments)
+    if options.measure_memory:
+        measure_memory(options.measure_memory)
+        return
     torch.set_num_threads(options.threads)
     options.repeats = 2 if options.quick else options.repeats
     path = options.results or (None if options.quick else RESULTS / f"{NAME}.csv")
@@ -131,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[Row] = []
     for part in options.part:
         print(f"{part} ...", flush=True)
-        new = {"mass": part_mass, "overhead": part_overhead, "training": part_training}[part](options)
+        new = PART_ROWS[part](options)
         if path is not None:
             append_rows(path, new, device=device)
         rows += new
