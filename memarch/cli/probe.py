@@ -36,6 +36,10 @@ def probe_memory(
         str, typer.Option(help="weights: fine-tune on the items. state: only read them (a run of memarch).")
     ] = "weights",
     items: Annotated[int, typer.Option(help="Sentences to study.")] = 16,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Take the sentences from text files (repeat it); foils are then novel and random."),
+    ] = None,
     exposures: Annotated[str, typer.Option(help="Ask after so many exposures.")] = "0,1,3,10",
     updates: Annotated[str, typer.Option(help="Then write other sentences; ask after so many updates.")] = "1,5,10,30",
     lr: Annotated[float, typer.Option(help="Learning rate of fine-tuning.")] = 1e-4,
@@ -47,8 +51,8 @@ def probe_memory(
     """Expose a memory to sentences, ask what it knows, write other sentences, ask again.
 
     Every sentence has four foils: another one, the same in the passive voice, with synonyms, and with its words
-    shuffled. Recognition is how often the sentence is more familiar than its foil; recall is its second half, given the
-    first.
+    shuffled; a sentence of --data has the first and the last. Recognition is how often the sentence is more familiar
+    than its foil; recall is its second half, given the first.
     """
     with expected(ValueError, code=USAGE):
         counts = _counts("--exposures", exposures), _counts("--updates", updates)
@@ -57,13 +61,19 @@ def probe_memory(
         if items < 2 or batch_size < 1 or lr <= 0:
             got = f"{items}, {batch_size}, {lr}"
             raise ValueError(f"--items must be at least 2, --batch-size 1, --lr above 0; got {got}")
-    from memarch.data.sentences import memory_sentences
+    from memarch.data import load_text
+    from memarch.data.sentences import memory_sentences, text_sentences
     from memarch.probes import FewShotMemory
 
     if plot is not None:
         with expected(ImportError):
             _figure_class()
-    drawn = memory_sentences(items, num_others=max(64, 2 * batch_size), seed=seed)
+    num_others = max(64, 2 * batch_size)
+    if data:
+        with expected(ValueError, OSError):
+            drawn = text_sentences(load_text(data).text, items, num_others=num_others, seed=seed)
+    else:
+        drawn = memory_sentences(items, num_others=num_others, seed=seed)
     with ExitStack() as stack:
         with expected():
             memory, encode = _open(stack, model, by, lr, batch_size)
@@ -78,6 +88,7 @@ def probe_memory(
             draw(plot, report, title=f"{model}, by {'search' if model == DIALOGUE else by}: {items} sentences")
     if as_json:
         settings = {"model": model, "by": by, "items": items, "lr": lr, "batch_size": batch_size, "seed": seed}
+        settings["data"] = [str(path) for path in data or ()]
         typer.echo(json.dumps({**settings, "rows": [vars(row) for row in report.rows]}))
     else:
         _print(report, plot)

@@ -2,12 +2,13 @@
 
 Every sentence says who did what to which thing, where; a small lexicon of synonym pairs and two frames (active and
 passive) give controlled foils, after the design of A. E. Orhan (arXiv 2303.17557): novel, paraphrase, synonym and
-random words.
+random words. Sentences of a text of the user's have two of the four: novel and random words.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from typing import NamedTuple
 
 KINDS = ("novel", "paraphrase", "synonym", "random")
@@ -30,7 +31,7 @@ _LEXICON = {slot: [tuple(pair.split()) for pair in text.split("|")] for slot, te
 
 
 class Sentences(NamedTuple):
-    """Lists of the same length; sentence i of each foil belongs to sentence i of `study`. Words, lower case."""
+    """Lists of the same length; sentence i of each foil belongs to sentence i of `study`. Kinds may be empty. Words."""
 
     study: list[tuple[str, ...]]
     novel: list[tuple[str, ...]]
@@ -40,8 +41,8 @@ class Sentences(NamedTuple):
     others: list[tuple[str, ...]]
 
     def foils(self) -> dict[str, list[tuple[str, ...]]]:
-        """By kind."""
-        return {kind: list(getattr(self, kind)) for kind in KINDS}
+        """By kind, as far as there are any."""
+        return {kind: list(getattr(self, kind)) for kind in KINDS if getattr(self, kind)}
 
 
 def memory_sentences(num_items: int, *, num_others: int = 0, seed: int = 0) -> Sentences:
@@ -66,6 +67,44 @@ def memory_sentences(num_items: int, *, num_others: int = 0, seed: int = 0) -> S
         synonym=[_active(meaning, 1) for meaning in study],
         random=[_shuffled(words, rng) for words in plain],
         others=[_active(meaning, 0) for meaning in drawn[2 * num_items :]],
+    )
+
+
+def text_sentences(
+    text: str, num_items: int, *, num_others: int = 0, seed: int = 0, num_words: tuple[int, int] = (8, 20)
+) -> Sentences:
+    """`num_items` sentences of a text to study, with foils novel and random, and `num_others` further ones.
+
+    Sentences end with a full stop, a question mark or an exclamation mark, and have `num_words`, least and most.
+    Headings of WikiText ("= Title =") and sentences with its "<unk>" are left out, its " @-@ " is "-" again.
+
+    Raises: ValueError for fewer than 1 item, or a text with too few different sentences.
+    """
+    if num_items < 1 or num_others < 0:
+        raise ValueError(f"num_items must be at least 1 and num_others at least 0; got {num_items} and {num_others}")
+    found: dict[tuple[str, ...], None] = {}
+    for line in text.splitlines():
+        if not line.lstrip().startswith("="):
+            for part in re.split(r"(?<=[.!?])\s+", re.sub(r" @(.)@ ", r"\1", line).strip()):
+                words = tuple(part.split())
+                if words and num_words[0] <= len(words) <= num_words[1] and part[-1] in ".!?" and "<unk>" not in words:
+                    found[words] = None
+    wanted = 2 * num_items + num_others
+    if len(found) < wanted:
+        raise ValueError(
+            f"{wanted} sentences of {num_words[0]} to {num_words[1]} words are needed; the text has {len(found)} "
+            "different ones: give more text, or ask for fewer items"
+        )
+    rng = random.Random(seed)
+    drawn = rng.sample(list(found), wanted)
+    study = drawn[:num_items]
+    return Sentences(
+        study=study,
+        novel=drawn[num_items : 2 * num_items],
+        paraphrase=[],
+        synonym=[],
+        random=[_shuffled(words, rng) for words in study],
+        others=drawn[2 * num_items :],
     )
 
 

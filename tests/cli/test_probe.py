@@ -48,6 +48,16 @@ def test_a_model_of_ours_as_json(by, tmp_path):
     assert found["rows"][1]["change"]["novel"] > 0.5  # reading or learning three sentences shows
 
 
+def test_sentences_of_a_text(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"The year {i} saw {i * 7919 % 1000} of them leave the city ." for i in range(100)))
+    result = run("--model", "dialogue", "--data", text, "--json")
+    found = json.loads(result.stdout)
+    assert found["data"] == [str(text)]
+    assert [set(row["recognition"]) for row in found["rows"]] == [{"novel", "random"}] * 3
+    assert found["rows"][1]["recall"] > 0.8
+
+
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_a_transformers_model(tmp_path):
     transformers = pytest.importorskip("transformers")
@@ -78,6 +88,7 @@ def test_a_transformers_model(tmp_path):
         (["--items", "1"], "--items must be at least 2", 2),
         (["--exposures", "1,x"], "--exposures must be whole numbers with commas between; got '1,x'", 2),
         (["--model", "dialogue", "--exposures", "3,1"], "exposures must ascend from 0 or more; got (3, 1)", 2),
+        (["--model", "dialogue", "--data", "/nowhere.txt"], "/nowhere.txt does not exist; expected a UTF-8 text", 1),
         (["--model", "/nowhere"], "--model /nowhere is no directory with a config.json", 1),
         (["--model", "smollm2", "--by", "state"], "--by state reads a run of `memarch train lm`; smollm2 is none", 1),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memarch.data.sentences import _LEXICON, KINDS, memory_sentences
+from memarch.data.sentences import _LEXICON, KINDS, memory_sentences, text_sentences
 
 SYNONYMS = {a: b for pairs in _LEXICON.values() for a, b in pairs}
 
@@ -35,3 +35,32 @@ def test_seeds_and_sizes():
     assert memory_sentences(1).others == []
     with pytest.raises(ValueError, match="num_items must be at least 1 .*; got 0 and 0"):
         memory_sentences(0)
+
+
+WIKITEXT = """
+ = Homarus =
+
+ The lobster is a well @-@ known animal of 2 @.@ 5 kg . It is blue ! Mating occurs in the summer , as everybody knows .
+ One of the <unk> is armed with a large pair of claws . Who would have thought that it also swims ? and so on and so on
+"""
+
+
+def test_sentences_of_a_text_are_whole_and_clean():
+    drawn = text_sentences(WIKITEXT, 1, num_others=1, num_words=(5, 12))
+    said = [" ".join(words) for words in (*drawn.study, *drawn.novel, *drawn.others)]
+    assert sorted(said) == [
+        "Mating occurs in the summer , as everybody knows .",
+        "The lobster is a well-known animal of 2.5 kg .",
+        "Who would have thought that it also swims ?",
+    ]
+    assert list(drawn.foils()) == ["novel", "random"]
+    assert sorted(drawn.random[0]) == sorted(drawn.study[0]) and drawn.random != drawn.study
+    text = "\n".join(f"This is the sentence with number {i} ." for i in range(30))
+    assert text_sentences(text, 5, seed=1) == text_sentences(text, 5, seed=1) != text_sentences(text, 5, seed=2)
+
+
+def test_a_text_with_too_few_sentences():
+    with pytest.raises(ValueError, match=r"7 sentences of 8 to 20 words are needed; the text has 3 different ones"):
+        text_sentences(WIKITEXT, 3, num_others=1)
+    with pytest.raises(ValueError, match="num_items must be at least 1"):
+        text_sentences(WIKITEXT, 0)
