@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
-
-class _FromJson:
-    """Settings that read back from the JSON they were saved as."""
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, source: str) -> Self:
-        """The settings in a JSON object; `source` names it in errors.
-
-        Raises:
-            ValueError: unknown or missing keys, or a value out of range.
-        """
-        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        if value.keys() != names:
-            raise ValueError(
-                f"{source}: expected the settings {', '.join(sorted(names))}; got {', '.join(sorted(value))}"
-            )
-        return cls(**value)
+from memarch.training.settings import FromJson
 
 
 @dataclass(frozen=True)
-class PolicySettings(_FromJson):
+class PolicySettings(FromJson):
     """Sizes of the network, and of its memory where that is given by name.
 
     Attributes:
@@ -63,7 +46,7 @@ class PolicySettings(_FromJson):
 
 
 @dataclass(frozen=True)
-class PPOSettings(_FromJson):
+class PPOSettings(FromJson):
     """How to collect and how to learn (PPO, arXiv 1707.06347; advantages arXiv 1506.02438).
 
     Attributes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from memarch.training.checkpoint import (
     publish,
     restore_optimizer,
 )
+from memarch.training.settings import OptimizerSettings
 
 from .training_arms import FIRST_REWRITTEN, Arm
 from .training_data import Problem, ProblemBatches, Problems, in_batches
 
 
 @dataclass(frozen=True)
-class CacheSettings:
+class CacheSettings(OptimizerSettings):
     """How long and how fast to train.
 
     Attributes:
@@ -63,47 +64,7 @@ class CacheSettings:
     max_eval_problems: int = 128
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        least = {"num_steps": 1, "batch_size": 1, "max_eval_problems": 1}
-        for name in (
-            "num_steps",
-            "batch_size",
-            "max_eval_problems",
-            "warmup_steps",
-            "eval_every",
-            "save_every",
-            "seed",
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least.get(name, 0):
-                raise ValueError(f"{name} must be an integer of at least {least.get(name, 0)}; got {value!r}")
-        for name in ("learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 < value < math.inf):
-                raise ValueError(f"{name} must be a positive number; got {value!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be at least 0; got {self.weight_decay!r}")
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, source: str) -> CacheSettings:
-        """The settings in a JSON object; `source` names it in errors.
-
-        Raises:
-            ValueError: unknown or missing keys, or a value out of range.
-        """
-        names = {f.name for f in fields(cls)}
-        if value.keys() != names:
-            raise ValueError(
-                f"{source}: expected the settings {', '.join(sorted(names))}; got {', '.join(sorted(value))}"
-            )
-        return cls(**value)
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of the step that follows `step` done ones."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
-        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done))))
+    counts = ("max_eval_problems",)
 
 
 class CacheTrainer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .checkpoint import TRAINER_FILE, latest_checkpoint, load_training_state, sa
 from .evaluation import Evaluation, evaluate
 from .lm_data import LMData
 from .logging import StepReport, TrainerCallback
+from .settings import OptimizerSettings
 
 
 class DivergedError(RuntimeError):
@@ -26,7 +27,7 @@ class DivergedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class LMSettings:
+class LMSettings(OptimizerSettings):
     """How long and how fast to train.
 
     Attributes:
@@ -58,38 +59,7 @@ class LMSettings:
     max_eval_tokens: int = 50_000
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "seq_len", "max_eval_tokens"):
-            _check(name, getattr(self, name), int, 1)
-        for name in ("warmup_steps", "eval_every", "save_every", "seed"):
-            _check(name, getattr(self, name), int, 0)
-        for name in ("learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 < value < math.inf):
-                raise ValueError(f"{name} must be a positive number; got {value!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be at least 0; got {self.weight_decay!r}")
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, source: str) -> LMSettings:
-        """The settings in a JSON object; `source` names it in errors.
-
-        Raises:
-            ValueError: unknown or missing keys, or a value out of range.
-        """
-        names = {field.name for field in fields(cls)}
-        if value.keys() != names:
-            raise ValueError(
-                f"{source}: expected the settings {', '.join(sorted(names))}; got {', '.join(sorted(value))}"
-            )
-        return cls(**value)
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of the step that follows `step` done ones."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
-        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done))))
+    counts = ("seq_len", "max_eval_tokens")
 
 
 @dataclass(frozen=True)
@@ -297,8 +267,3 @@ def _adamw(model: MemoryLMForCausalLM, settings: LMSettings) -> torch.optim.Adam
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _check(name: str, value: object, kind: type, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, kind) or value < least:  # type: ignore[operator]
-        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
