@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from ._checks import check_count
+from ._checks import check_count, check_flag
 from ._pictures import AGENT, CUE, FLOOR, GOAL, WALL, WRONG, blank
 from ._sampling import Floats, Ints
 from .base import Bools, Level, MemoryTask, Observation, Picture, Rows
@@ -21,6 +22,12 @@ def passive_random_return(length: int) -> float:
     """Mean return of uniform actions: every move has to be RIGHT to keep up, and the last one UP or DOWN rightly."""
     on_time = sum(0.25**t for t in range(1, length + 1))
     return -(length - on_time) / length + 0.25 ** (length + 1)
+
+
+def varied_random_return(length: int) -> float:
+    """The same where the corridor's length is drawn: k with probability log((k + 1) / k) / log(length + 1)."""
+    lengths = range(1, length + 1)
+    return sum(math.log1p(1 / k) * passive_random_return(k) for k in lengths) / math.log(length + 1)
 
 
 class PassiveTMaze(MemoryTask):
@@ -48,7 +55,9 @@ class PassiveTMaze(MemoryTask):
     Terminated after `length` + 1 steps, wherever the agent is.
 
     ## Arguments
-    `length=50`: cells from the start to the junction, at least 1.
+    `length=50`: cells from the start to the junction, at least 1. `vary_length=False`: draw them for each episode from
+    1 to `length`, log-uniformly, so that short corridors teach what to do at the end of a long one; `length` in the
+    rewards and at the end is then the one drawn.
 
     ## References
     Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1, and the code released with it;
@@ -64,14 +73,16 @@ class PassiveTMaze(MemoryTask):
     levels = tuple(
         Level(f"length{n}", {"length": n}, 1.0, passive_random_return(n), 0.5)
         for n in (10, 50, 100, 250, 500, 1000, 1500)
-    )
+    ) + (Level("upto250", {"length": 250, "vary_length": True}, 1.0, varied_random_return(250), 0.5),)
 
-    def __init__(self, num_envs: int, *, length: int = 50) -> None:
+    def __init__(self, num_envs: int, *, length: int = 50, vary_length: bool = False) -> None:
         check_count("length", length, 1)
-        self.length = length
+        check_flag("vary_length", vary_length)
+        self.max_length, self.vary_length = length, vary_length
+        self.length = np.full(num_envs, length, dtype=np.int64)
         self.observation_space = Box(-1.0, 1.0, (2,), np.float32)
         self.action_space = Discrete(4)
-        self.num_draws = 1
+        self.num_draws = 1 + vary_length
         self.max_episode_steps = length + 1 + 2 * self.detour
         self.x = np.zeros(num_envs, dtype=np.int64)
         self.y = np.zeros(num_envs, dtype=np.int64)
@@ -83,6 +94,8 @@ class PassiveTMaze(MemoryTask):
     def start(self, which: Ints, uniform: Floats) -> None:
         self.x[which] = self.y[which] = 0
         self.goal[which] = np.where(uniform[:, 0] < 0.5, 1, -1)
+        if self.vary_length:
+            self.length[which] = np.floor((self.max_length + 1) ** uniform[:, 1]).clip(1, self.max_length)
         self.seen[which] = self.cue_now[which] = self.detour == 0
 
     def advance(self, actions: Ints) -> tuple[Floats, Bools, Bools]:
@@ -93,14 +106,14 @@ class PassiveTMaze(MemoryTask):
         self.y = np.clip(self.y + turn * junction, -1, 1)
         self.cue_now = (self.x == -self.detour) & ~self.seen
         self.seen |= self.cue_now
-        ended = self.t >= self.max_episode_steps
+        ended = self.t >= self.length + 1 + 2 * self.detour
         success = ended & (self.y == self.goal)
         late = self.x < self.t - 2 * self.detour
         reward = np.where(ended, success.astype(np.float64), np.where(late, -1.0 / self.length, 0.0))
         return reward, ended, success
 
     def observe(self, rows: Rows) -> Observation:
-        place = self.x[rows] == self.length
+        place = self.x[rows] == self.length[rows]
         sign = self.y[rows] + self.goal[rows] * self.cue_now[rows]
         return np.stack([place, sign], axis=1).astype(np.float32)
 
@@ -109,11 +122,11 @@ class PassiveTMaze(MemoryTask):
         return np.where(self.seen, np.where(self.x == self.length, turn, RIGHT), LEFT)
 
     def cells(self, index: int) -> Picture:
-        width = self.length + self.detour + 1
-        picture = blank(5, width + 2)
+        end = 1 + self.detour + int(self.length[index])
+        picture = blank(5, self.max_length + self.detour + 3)
         picture[:] = WALL
-        picture[2, 1:-1] = FLOOR
-        picture[1, -2], picture[3, -2] = (GOAL, WRONG) if self.goal[index] == 1 else (WRONG, GOAL)
+        picture[2, 1 : end + 1] = FLOOR
+        picture[1, end], picture[3, end] = (GOAL, WRONG) if self.goal[index] == 1 else (WRONG, GOAL)
         picture[2, 1] = CUE
         picture[2 - self.y[index], 1 + self.detour + self.x[index]] = AGENT
         return picture
@@ -122,11 +135,11 @@ class PassiveTMaze(MemoryTask):
         arms = ("goal", "empty") if self.goal[index] == 1 else ("empty", "goal")
         cue = {1: "up", -1: "down", 0: "-"}[int(self.goal[index] * self.cue_now[index])]
         side = {1: "upper arm", -1: "lower arm", 0: "corridor"}[int(self.y[index])]
-        place = f"{side}, cell {self.x[index]} of {self.length}"
+        place = f"{side}, cell {self.x[index]} of {self.length[index]}"
         return f"step {self.t[index]}: {place}; cue {cue}; up {arms[0]}, down {arms[1]}"
 
     def view(self, index: int) -> str:
-        place = "junction" if self.x[index] == self.length else "corridor"
+        place = "junction" if self.x[index] == self.length[index] else "corridor"
         place = {1: "upper arm", -1: "lower arm", 0: place}[int(self.y[index])]
         cue = {1: "up", -1: "down", 0: "-"}[int(self.goal[index] * self.cue_now[index])]
         return f"step {self.t[index]}: {place}; cue {cue}"
@@ -157,7 +170,9 @@ class TMaze(PassiveTMaze):
     Terminated after `length` + 3 steps, wherever the agent is.
 
     ## Arguments
-    `length=50`: cells from the start to the junction, at least 1.
+    `length=50`: cells from the start to the junction, at least 1. `vary_length=False`: draw them for each episode from
+    1 to `length`, log-uniformly, so that short corridors teach what to do at the end of a long one; `length` in the
+    rewards and at the end is then the one drawn.
 
     ## References
     Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1, and the code released with it;

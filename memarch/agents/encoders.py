@@ -123,7 +123,10 @@ def _input(leaf: Leaf, d_model: int) -> nn.Module:
         return _Image(leaf, d_model)
     if leaf.kind == "categories":
         return _Categories(leaf.counts, d_model)
-    linear = scaled(nn.Linear(leaf.shape[0], d_model), math.sqrt(2))
+    # Each unit's weights have norm sqrt(2), as orthogonal ones have for an input as wide as the model. For two numbers
+    # those would be near 0 beside the bias, and all observations would look alike.
+    linear = nn.Linear(leaf.shape[0], d_model)
+    nn.init.normal_(linear.weight, std=math.sqrt(2 / leaf.shape[0]))
     # An observation of zeros must not become a vector of zeros: the memory's layer norms would magnify its gradient.
     nn.init.normal_(linear.bias, std=0.5)
     return linear

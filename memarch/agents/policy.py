@@ -20,7 +20,7 @@ from .memories import build_memory
 from .observations import ObservationReader
 from .settings import PolicySettings
 
-RETURNS_RATE, SMALLEST_DEVIATION = 0.05, 1e-2
+RETURNS_RATE, SMALLEST_DEVIATION = 0.05, 1e-3
 
 
 class PolicyOutput(NamedTuple):
@@ -57,7 +57,8 @@ class MemoryPolicy(nn.Module):
         self.memory = build_memory(memory, settings)
         self.hidden = scaled(nn.Linear(d_model, 2 * d_model), math.sqrt(2))
         self.action_out = scaled(nn.Linear(d_model, self.action.num_outputs), 0.01)
-        self.value_out = scaled(nn.Linear(d_model, 1), 1.0)
+        # Near zero at first: the spread of random guesses would be measured as that of the returns they are part of.
+        self.value_out = scaled(nn.Linear(d_model, 1), 0.01)
         # Returns may be of any size; the network's own output is near 0 with deviation 1 (PopArt, arXiv 1602.07714).
         self.value_mean: Tensor
         self.value_deviation: Tensor

@@ -69,3 +69,13 @@ def test_categories_are_reconstructed_by_name() -> None:
         ]
     ).mean(0)
     torch.testing.assert_close(decoder(torch.ones(B, T, 16), seen), expected)
+
+
+def test_small_vectors_are_told_apart_from_the_start() -> None:
+    """What one number of two says must not drown in the bias: a rare sight would get a common one's action."""
+    torch.manual_seed(0)
+    leaves, _ = sample(spaces.Box(-1, 1, (2,), np.float32))
+    seen = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]])
+    features = Encoder(leaves, 64)({"observation": seen})[0]
+    similar = torch.cosine_similarity(features[:, None], features, dim=-1)
+    assert similar.triu(1).max() < 0.75

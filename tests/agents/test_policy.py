@@ -80,6 +80,11 @@ def test_a_snapshot_in_the_middle_replays_the_rest(steps) -> None:
     torch.testing.assert_close(rest.outputs, whole.outputs[chosen, 8:])
 
 
+def test_first_guesses_of_returns_are_small(steps) -> None:
+    observation, reset = steps
+    assert make()(observation, reset=reset)[0].value.abs().max() < 0.05
+
+
 def test_measuring_returns_changes_no_value_and_every_scale(steps) -> None:
     policy = make()
     observation, reset = steps

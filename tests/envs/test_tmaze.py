@@ -77,3 +77,30 @@ def test_a_wrong_arm_earns_nothing():
 def test_length_must_be_positive():
     with pytest.raises(ValueError, match="length must be an integer at least 1, got 0"):
         gymnasium.make("memarch/TMaze-v0", length=0)
+
+
+@pytest.mark.parametrize("env_id", ["memarch/PassiveTMaze-v0", "memarch/TMaze-v0"])
+def test_varied_corridors_are_log_uniform_and_played_by_the_same_rules(env_id):
+    env = gymnasium.make(env_id, length=8, vary_length=True)
+    lengths = []
+    for seed in range(400):
+        assert play(env, seed, remember=True) == 1.0
+        lengths.append(int(env.unwrapped.task.length[0]))
+        assert env.unwrapped.task.t[0] == lengths[-1] + 1 + 2 * env.unwrapped.task.detour
+    shares = np.bincount(lengths, minlength=9)[1:] / len(lengths)
+    expected = np.log1p(1 / np.arange(1, 9)) / np.log(9)
+    assert len(shares) == 8 and np.abs(shares - expected).max() < 4 * np.sqrt(0.25 / len(lengths))
+
+
+def test_pictures_of_varied_corridors_have_one_size():
+    env = gymnasium.make("memarch/PassiveTMaze-v0", length=8, vary_length=True)
+    shapes = set()
+    for seed in range(20):
+        env.reset(seed=seed)
+        shapes.add(env.unwrapped.task.cells(0).shape)
+    assert shapes == {(5, 11, 3)}
+
+
+def test_vary_length_must_be_a_flag():
+    with pytest.raises(ValueError, match="vary_length"):
+        gymnasium.make("memarch/TMaze-v0", vary_length=2)
