@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
+
+from memarch._interrupt import stop_on_interrupt
 
 from . import _memory_show as show
 from ._chat_load import MAX_QUIET_PENDING, num_pending
 from ._chat_state import Chat
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from memarch.dialogue.session import Event
 
 
@@ -34,7 +32,7 @@ def answer(chat: Chat, ask: Callable[[], Iterator[Event]]) -> None:
         return
     composed: Composed | None = None
     try:
-        with _interruptible(chat.session.cancel):
+        with stop_on_interrupt(chat.session.cancel):
             with ExitStack() as spinning:
                 spinning.enter_context(chat.screen.waiting("thinking"))
                 for event in events:
@@ -77,25 +75,3 @@ def _catch_up(chat: Chat) -> None:
     if num_pending(chat.memory) > MAX_QUIET_PENDING:
         with show.bar("embedding") as progress, suppress(EmbedderError):
             chat.memory.index(progress)
-
-
-@contextmanager
-def _interruptible(cancel: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `cancel`; a second one raises KeyboardInterrupt, in case the first is not heard."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    is_second = False
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal is_second
-        if is_second:
-            raise KeyboardInterrupt
-        is_second = True
-        cancel()
-
-    old = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, old)

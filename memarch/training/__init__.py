@@ -1,8 +1,9 @@
 """Training loops, checkpoints and logs; no terminal input or output."""
 
+from memarch._interrupt import stop_on_interrupt
+
 from .checkpoint import latest_checkpoint, resolve_checkpoint
 from .evaluation import Evaluation, evaluate
-from .interrupt import stop_on_interrupt
 from .lm import DivergedError, LMSettings, LMTrainer, TrainingResult
 from .lm_data import LMData, prepare_text
 from .logging import CSVLogger, StepReport, TensorBoardLogger, TrainerCallback

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from memarch.training.interrupt import stop_on_interrupt
+from memarch._interrupt import stop_on_interrupt
 
 
 def test_first_is_a_request_and_second_interrupts() -> None:
@@ -30,3 +32,8 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert inside == [signal.getsignal(signal.SIGINT)]
+
+
+def test_it_loads_no_torch() -> None:
+    code = "import sys, memarch._interrupt; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

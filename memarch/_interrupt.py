@@ -1,4 +1,7 @@
-"""Ctrl-C as a request: the first is noted and acted on between steps, the second interrupts at once."""
+"""Ctrl-C as a request: the first is noted and acted on between steps, the second interrupts at once.
+
+Here, not in memarch.training, because the chat needs it before torch is loaded.
+"""
 
 from __future__ import annotations
 
