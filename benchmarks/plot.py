@@ -1,8 +1,8 @@
 """Draw the figures of benchmarks/results/*.csv again: speed ratios, recall with intervals, how a memory ages, answers.
 
 Of each figure's rows the newest measurement per arm and setting counts. Writes miras_cpu.png, recall.png,
-recall_op.png, dialogue.png, dialogue_qa.png and agents_curves.png beside the CSV files; what has no rows is skipped
-with a line that says how to make them.
+recall_op.png, dialogue.png, dialogue_qa.png, agents_curves.png and forgetting_probe.png beside the CSV files; what has
+no rows is skipped with a line that says how to make them.
 """
 
 import argparse
@@ -215,6 +215,31 @@ def curves_figure(rows: Rows) -> Any:
     return figure
 
 
+def probe_figure(rows: Rows) -> Any:
+    """Recall and recognition by times studied, then by updates since: mean over seeds and range, by pre-training."""
+    rows = newest(rows)
+    # Runs of another size or text are other experiments: only those of the newest row are drawn.
+    sizes = _without(rows[-1], "arm", "seed")
+    rows = [row for row in rows if _without(row, "arm", "seed") == sizes]
+    figure, axes = _figure(1, 2, width=13, height=4.5)
+    for axis, asked in zip(axes.flat, ("recall", "recognition, novel"), strict=True):
+        here = [row for row in rows if row["metric"].startswith(f"{asked}@")]
+        times = list(dict.fromkeys(row["metric"].split("@")[1] for row in here))
+        for arm in dict.fromkeys(row["arm"] for row in here):
+            values = [
+                [float(r["value"]) for r in here if r["arm"] == arm and r["metric"].endswith(f"@{t}")] for t in times
+            ]
+            axis.plot(range(len(times)), [sum(each) / len(each) for each in values], "o-", label=arm)
+            axis.fill_between(
+                range(len(times)), [min(each) for each in values], [max(each) for each in values], alpha=0.15
+            )
+        axis.set_xticks(range(len(times)), times)
+        axis.set_xlabel("times studied + updates with other text since")
+        axis.set_ylabel(asked)
+        axis.legend(fontsize=8)
+    return figure
+
+
 SPEED_METRICS = ("forward time", "forward+backward time", "forward peak memory", "forward+backward peak memory")
 FIGURES: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "miras_cpu": (speed_figure, "python -m benchmarks.miras_cpu"),
@@ -222,6 +247,7 @@ FIGURES: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "recall_op": (operator_figure, "python -m benchmarks.recall --op"),
     "dialogue": (ageing_figure, "python -m benchmarks.dialogue --part ageing"),
     "agents_curves": (curves_figure, "python -m benchmarks.agents --part learning"),
+    "forgetting_probe": (probe_figure, "python -m benchmarks.forgetting_probe"),
     "dialogue_qa": (answers_figure, "python -m benchmarks.dialogue_qa --data locomo10.json"),
 }
 
@@ -238,6 +264,10 @@ def _size(row: dict[str, str]) -> tuple[int, int]:
 def _budget(row: dict[str, str]) -> tuple[object, ...]:
     settings = json.loads(row["settings"])
     return tuple(settings[k] for k in ("steps", "lr", "d_model", "num_params", "batch_size", "chunk_size"))
+
+
+def _without(row: dict[str, str], *keys: str) -> dict[str, object]:
+    return {name: value for name, value in json.loads(row["settings"]).items() if name not in keys}
 
 
 def _training(settings: dict[str, Any]) -> str:

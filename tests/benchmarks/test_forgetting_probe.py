@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import forgetting_probe
+from benchmarks import forgetting_probe, plot
 from benchmarks._forgetting_probe_run import ARMS, Budget, Corpus, Pretraining
 from benchmarks._harness import read_rows
 from memarch.data.text import TextSource
 
 pytest.importorskip("tokenizers")
+pytest.importorskip("matplotlib")
 TINY = replace(
     Budget(), vocab_size=300, d_model=16, num_layers=1, num_heads=2, seq_len=16, batch_size=4, steps=6, short_steps=2,
     active_every=2, temporary_every=1, stop_after=3, num_items=5, item_tokens=8,
@@ -47,6 +48,10 @@ def test_rows_are_written_and_finished_runs_not_repeated(tmp_path, capsys):
     assert "active seed 0: loss" in shown and "active - vanilla" in shown
     forgetting_probe.main(command)
     assert read_rows(path) == rows and "seed 0" not in capsys.readouterr().out
+    figure = plot.probe_figure(rows)
+    assert [[line.get_label() for line in axis.lines] for axis in figure.axes] == [["vanilla", "active"]] * 2
+    wanted = [float(row["value"]) for row in rows if row["arm"] == "active" and row["metric"].startswith("recall@")]
+    assert list(figure.axes[0].lines[1].get_ydata()) == wanted and len(wanted) == 4
 
 
 @pytest.mark.parametrize("arm", ARMS)
