@@ -18,8 +18,8 @@ from memarch.cache.training import CacheSettings
 from memarch.data.recall import IGNORE, mqar
 
 ARMS = ("backbone", "sft", "lora", "random-selection", "reweaver")
-BACKBONES = ("length", "span")
-"""Attention to everything, in texts of the trained length; and attention to the newest tokens only."""
+BACKBONES = {"length": 0, "span": 1, "double-span": 2}
+"""Attention to everything; or to so many times `Budget.span` newest tokens."""
 BUCKETS = ("all", "common", "middle", "rare")
 
 
@@ -29,8 +29,8 @@ class Budget:
 
     num_pairs: in texts of `tokens_per_pair` times as many tokens; fewer come first. Texts of the most pairs are scored,
     and such that are `lengths` times as long by blanks between their questions. zipf: exponent of the values'
-    frequencies. common, middle: last rank of the values that count as such, the others are rare. span: what the
-    backbone "span" attends to. memory_tokens, top_k, width: of the reweaver.
+    frequencies. common, middle: last rank of the values that count as such, the others are rare. span: see
+    `BACKBONES`. memory_tokens, top_k, width: of the reweaver.
     """
 
     tokens_per_pair: int = 4
@@ -112,8 +112,8 @@ def build_backbone(kind: str, budget: Budget) -> Any:
     }
     model: Any = (
         LlamaForCausalLM(LlamaConfig(**sizes))
-        if kind == "length"
-        else MistralForCausalLM(MistralConfig(**sizes, sliding_window=budget.span))
+        if not BACKBONES[kind]
+        else MistralForCausalLM(MistralConfig(**sizes, sliding_window=BACKBONES[kind] * budget.span))
     )
     # Unit embeddings: at the configuration's 0.02 no recall is learned in this many steps.
     nn.init.normal_(model.get_input_embeddings().weight)

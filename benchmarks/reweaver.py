@@ -5,8 +5,9 @@ Zipf's law. A two-layer backbone learns it in texts of at most 32 tokens, is fro
 of texts. Scored at 1, 2, 4 and 8 times the trained length with as many pairs, by the values' frequency.
 
 Backbones
-  length  a Llama, which attends to everything but knows one length only
-  span    a Mistral, whose attention sees the newest 8 tokens only
+  length       a Llama, which attends to everything but knows one length only
+  span         a Mistral, whose attention sees the newest 8 tokens only: in training, few answers are within reach
+  double-span  the same with 16 tokens: all answers of the shorter texts are
 
 Arms
   backbone          as it was frozen
@@ -112,7 +113,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = Budget()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, help="default: all")
-    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=BACKBONES, help="default: both")
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES), help="default: all")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 (default 3)")
     parser.add_argument("--steps", type=int, default=default.steps, help=f"of an arm (default {default.steps})")
     parser.add_argument("--top-k", type=int, default=default.top_k, help=f"tokens read (default {default.top_k})")
