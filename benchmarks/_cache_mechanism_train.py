@@ -54,17 +54,21 @@ TASKS = {group: Task(name=group, group=group) for group in GROUPS} | {"multiplic
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What every arm gets alike; `steps` with the arm, in the regime "frozen" after as many of the backbone alone."""
+    """What every arm gets alike; `steps` with the arm, in the regime "frozen" after as many of the backbone alone.
 
-    steps: int = 1000
-    batch_size: int = 64
-    lr: float = 3e-3
+    window: four entries are this line's and the last one's, so that the state, which a rewriting leaves in the newest
+    entry, is always among what the next one reads. With "step" it is there only if attention happens to select it.
+    """
+
+    steps: int = 400
+    batch_size: int = 32
+    lr: float = 1e-3
     d_model: int = 64
     num_layers: int = 2
     num_heads: int = 4
     processor_dim: int = 64
     mlp_dim: int = 128
-    window: str = "step"
+    window: str | int = 4
     top_k: int = 8
     bptt_steps: int = 8
     eval_rows: int = 256

@@ -11,6 +11,10 @@ Regimes, of a two-layer Llama from scratch
   frozen  the backbone alone first, then the arm on the frozen backbone: identity (the backbone), sft (more of it),
           lora (of the processor's size; needs peft), and the same from pause on. State tracking only.
 
+Each rewriting takes the newest four entries, which are this line's and the last one's, and of earlier ones those
+attended to most. Where only this line's are sure to be taken (--window step), the state of the last line is read only
+if attention happens to select it.
+
 Of a trained processor the scores "random rewrite" are those with changes of the same size in directions by lot.
 
 Rows go to benchmarks/results/cache_mechanism.csv as soon as a run ends. A run whose row is there with the same settings
@@ -149,6 +153,10 @@ def _interval(values: list[float]) -> str:
     return f"{mean:.3f} +- {high - mean:.3f}" if len(values) > 1 else f"{mean:.3f}"
 
 
+def _window(text: str) -> str | int:
+    return text if text == "step" else int(text)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = Budget()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,6 +166,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 (default 3)")
     parser.add_argument("--steps", type=int, default=default.steps, help=f"optimiser steps (default {default.steps})")
     parser.add_argument("--lr", type=float, default=default.lr, help=f"peak learning rate (default {default.lr})")
+    parser.add_argument(
+        "--window", type=_window, default=default.window, help=f"'step', or entries (default {default.window})"
+    )
     parser.add_argument("--top-k", type=int, default=default.top_k, help=f"earlier entries (default {default.top_k})")
     parser.add_argument("--bptt-steps", type=int, default=default.bptt_steps, help=f"default {default.bptt_steps}")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each (default 2)")
@@ -171,7 +182,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark; see the module's docstring."""
     options = parse(arguments)
     path = options.results or (None if options.quick else RESULTS / f"{NAME}.csv")
-    budget = Budget(steps=options.steps, lr=options.lr, top_k=options.top_k, bptt_steps=options.bptt_steps)
+    budget = Budget(
+        steps=options.steps, lr=options.lr, window=options.window, top_k=options.top_k, bptt_steps=options.bptt_steps
+    )
     if options.quick:
         budget = replace(budget, steps=2, batch_size=4, d_model=16, processor_dim=8, mlp_dim=8, eval_rows=4)
         options.seeds, options.workers = 1, 1
