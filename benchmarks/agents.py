@@ -3,12 +3,13 @@
 --part speed     PPO with LSTM, GRU, GTrXL and HCAM against RecurrentPPO: 16 CartPoles, layers of the same width,
                  rollouts, epochs and minibatches, one thread. Arms take turns; a ratio is the median over rounds, above
                  1 ours makes more steps. The peer is optional: pip install -c constraints.txt -e '.[bench]'.
---part learning  Passive T-Maze of 50, 100 and 250 cells; FastBinding trained with at most 2 distractors and tested
-                 with up to 20; Ballet with two dancers (symbolic); PairedInference; three easy tasks of POPGym (the
-                 extra bench again). Every memory gets the same steps, sizes and settings, and is then tested on seeds
-                 that no training uses. GTrXL's attention sees a whole episode; HCAM's the last 32 steps, and chunks.
-                 Sizes and settings are data: benchmarks/_agents_tasks.py. --preset gpu takes sizes for a GPU, and adds
-                 Ballet with eight dancers in pixels.
+--part learning  Passive T-Maze trained in corridors of up to 250 cells, most of them short, and tested in 50, 100 and
+                 250; FastBinding trained with at most 2 distractors and tested with up to 20; Ballet with two dancers
+                 (symbolic); PairedInference; three easy tasks of POPGym (the extra bench again). Every memory gets the
+                 same steps, sizes and settings, and is then tested on seeds that no training uses. GTrXL's attention
+                 sees a whole episode; HCAM's the last 32 steps, and chunks. Sizes and settings are data:
+                 benchmarks/_agents_tasks.py. --preset gpu takes sizes for a GPU, and adds Ballet with eight dancers in
+                 pixels.
 
 Rows go to benchmarks/results/agents.csv as soon as a run ends, curves to agents_curves.csv; `python -m benchmarks.plot`
 draws them. A run whose row is there with the same settings and commit is not repeated, so an interrupted benchmark

@@ -25,9 +25,10 @@ def passive_random_return(length: int) -> float:
 
 
 def varied_random_return(length: int) -> float:
-    """The same where the corridor's length is drawn: k with probability log((k + 1) / k) / log(length + 1)."""
+    """The same where the corridor's length is drawn: at most k cells with probability sqrt(k / length)."""
     lengths = range(1, length + 1)
-    return sum(math.log1p(1 / k) * passive_random_return(k) for k in lengths) / math.log(length + 1)
+    total = sum((math.sqrt(k) - math.sqrt(k - 1)) * passive_random_return(k) for k in lengths)
+    return total / math.sqrt(length)
 
 
 class PassiveTMaze(MemoryTask):
@@ -55,9 +56,9 @@ class PassiveTMaze(MemoryTask):
     Terminated after `length` + 1 steps, wherever the agent is.
 
     ## Arguments
-    `length=50`: cells from the start to the junction, at least 1. `vary_length=False`: draw them for each episode from
-    1 to `length`, log-uniformly, so that short corridors teach what to do at the end of a long one; `length` in the
-    rewards and at the end is then the one drawn.
+    `length=50`: cells from the start to the junction, at least 1. `vary_length=False`: draw them for each episode,
+    at most k of them with probability sqrt(k / `length`), so that short corridors teach what to do at the end of a long
+    one; `length` in the rewards and at the end is then the one drawn.
 
     ## References
     Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1, and the code released with it;
@@ -95,7 +96,7 @@ class PassiveTMaze(MemoryTask):
         self.x[which] = self.y[which] = 0
         self.goal[which] = np.where(uniform[:, 0] < 0.5, 1, -1)
         if self.vary_length:
-            self.length[which] = np.floor((self.max_length + 1) ** uniform[:, 1]).clip(1, self.max_length)
+            self.length[which] = 1 + np.floor(self.max_length * uniform[:, 1] ** 2)
         self.seen[which] = self.cue_now[which] = self.detour == 0
 
     def advance(self, actions: Ints) -> tuple[Floats, Bools, Bools]:
@@ -170,9 +171,9 @@ class TMaze(PassiveTMaze):
     Terminated after `length` + 3 steps, wherever the agent is.
 
     ## Arguments
-    `length=50`: cells from the start to the junction, at least 1. `vary_length=False`: draw them for each episode from
-    1 to `length`, log-uniformly, so that short corridors teach what to do at the end of a long one; `length` in the
-    rewards and at the end is then the one drawn.
+    `length=50`: cells from the start to the junction, at least 1. `vary_length=False`: draw them for each episode,
+    at most k of them with probability sqrt(k / `length`), so that short corridors teach what to do at the end of a long
+    one; `length` in the rewards and at the end is then the one drawn.
 
     ## References
     Ni et al. 2023, When Do Transformers Shine in RL? (arXiv 2307.03864), section 5.1, and the code released with it;

@@ -82,7 +82,7 @@ def test_tasks_are_what_they_say(preset: str) -> None:
 
 
 def test_gtrxl_alone_sees_a_whole_episode() -> None:
-    task = TASKS["tmaze250"]
+    task = TASKS["tmaze"]
     assert {m: task.policy_for(m).attention_steps for m in MEMORIES} == {
         m: 251 if m == "gtrxl" else 32 for m in MEMORIES
     }
@@ -112,7 +112,7 @@ def test_missing_packages_and_unknown_tasks_are_named(
     with pytest.raises(SystemExit, match="no task is left to run"):
         agents.main(["--quick", "--part", "learning", "--tasks", "AutoencodeEasy"])
     assert "AutoencodeEasy is left out: popgym is not installed: pip install" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="--tasks of the preset cpu are tmaze50, .*; got 'tmaze51'"):
+    with pytest.raises(SystemExit, match="--tasks of the preset cpu are tmaze, .*; got 'tmaze51'"):
         agents.main(["--part", "learning", "--tasks", "tmaze51"])
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     agents.main(["--quick", "--part", "speed", "--memories", "gru"])
