@@ -1,8 +1,8 @@
 """Draw the figures of benchmarks/results/*.csv again: speed ratios, recall with intervals, how a memory ages, answers.
 
 Of each figure's rows the newest measurement per arm and setting counts. Writes miras_cpu.png, recall.png,
-recall_op.png, dialogue.png, dialogue_qa.png, agents_curves.png and forgetting_probe.png beside the CSV files; what has
-no rows is skipped with a line that says how to make them.
+recall_op.png, dialogue.png, dialogue_qa.png, agents_curves.png, dual_process_curves.png and forgetting_probe.png beside
+the CSV files; what has no rows is skipped with a line that says how to make them.
 """
 
 import argparse
@@ -240,6 +240,38 @@ def probe_figure(rows: Rows) -> Any:
     return figure
 
 
+def forgetting_figure(rows: Rows) -> Any:
+    """Scores of the part-of-speech task against training steps: mean over seeds, one panel a score."""
+    # Runs of another size are other experiments: only those of the newest row are drawn.
+    rows = [row for row in rows if (row["steps"], row["num_words"]) == (rows[-1]["steps"], rows[-1]["num_words"])]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(_without_deviation(arm) for arm in arms))}
+    figure, axes = _figure(2, 3, width=15, height=8)
+    for axis, (metric, title) in zip(axes.flat, FORGETTING_PANELS.items(), strict=True):
+        for arm in arms:
+            points: dict[int, list[float]] = {}
+            for row in rows:
+                if row["arm"] == arm:
+                    points.setdefault(int(row["step"]), []).append(float(row[metric]))
+            means = [sum(values) / len(values) for values in points.values()]
+            style = "--" if arm.endswith("-1") else "-"
+            axis.plot(list(points), means, style, color=colors[_without_deviation(arm)], label=arm, linewidth=1)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.set_ylim(-0.02, 1.02)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    return figure
+
+
+FORGETTING_PANELS = {
+    "val": "val",
+    "switch_in_weights": "switch, answered from the weights",
+    "tail_switch": "tail_switch, answered from the context",
+    "holdout": "holdout, rows as training left them",
+    "holdout_frozen": "holdout, rows as at initialisation",
+    "holdout_matched": "holdout, fresh rows of the trained scale",
+}
 SPEED_METRICS = ("forward time", "forward+backward time", "forward peak memory", "forward+backward peak memory")
 FIGURES: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "miras_cpu": (speed_figure, "python -m benchmarks.miras_cpu"),
@@ -247,6 +279,7 @@ FIGURES: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "recall_op": (operator_figure, "python -m benchmarks.recall --op"),
     "dialogue": (ageing_figure, "python -m benchmarks.dialogue --part ageing"),
     "agents_curves": (curves_figure, "python -m benchmarks.agents --part learning"),
+    "dual_process_curves": (forgetting_figure, "python -m benchmarks.dual_process"),
     "forgetting_probe": (probe_figure, "python -m benchmarks.forgetting_probe"),
     "dialogue_qa": (answers_figure, "python -m benchmarks.dialogue_qa --data locomo10.json"),
 }
@@ -268,6 +301,10 @@ def _budget(row: dict[str, str]) -> tuple[object, ...]:
 
 def _without(row: dict[str, str], *keys: str) -> dict[str, object]:
     return {name: value for name, value in json.loads(row["settings"]).items() if name not in keys}
+
+
+def _without_deviation(arm: str) -> str:
+    return arm.removesuffix("-1").removesuffix("-0.02")
 
 
 def _training(settings: dict[str, Any]) -> str:
