@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._model_folder import model_folder
 from .errors import INTERRUPTED, USAGE, expected, fail
-from .train_cache import _model_folder
 
 if TYPE_CHECKING:
     from memarch.probes import FewShotMemory, ProbedMemory, ProbeReport
@@ -178,7 +178,7 @@ def _transformers(model: str, lr: float, batch_size: int) -> tuple[ProbedMemory,
 
     transformers = importlib.import_module("transformers")
     transformers.utils.logging.disable_progress_bar()
-    directory = _model_folder(model)
+    directory = model_folder(model)
     network = transformers.AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype="float32")
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

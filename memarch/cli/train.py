@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import INTERRUPTED, USAGE, expected, fail
+from ._training_runs import run_callbacks, run_trainer, say, usable_device, was_given
+from .errors import USAGE, expected, fail
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memarch.training import LMTrainer, TrainerCallback
+    from memarch.training import LMTrainer
 
 RESUME_OPTIONS = ("data", "steps", "out", "resume", "device")
 
@@ -49,6 +50,8 @@ def train_lm(
 
     Ctrl-C saves a checkpoint; --resume goes on from it as if nothing had happened.
     """
+    from rich.console import Console
+
     from memarch.data import TextSource, default_text, load_text
     from memarch.models import MemoryLMConfig, MemoryLMForCausalLM
     from memarch.training import LMSettings, LMTrainer, prepare_text
@@ -60,7 +63,7 @@ def train_lm(
         settings = LMSettings(
             steps, batch_size, seq_len, lr, min(20, steps), eval_every=eval_every, save_every=save_every, seed=seed
         )
-        place = _device(device)
+        place = usable_device(device)
         # Checked before the text is read and a tokenizer trained; the vocabulary's true size comes with them.
         sizes: dict[str, Any] = {
             "d_model": d_model,
@@ -85,7 +88,8 @@ def train_lm(
 
         torch.manual_seed(seed)
         model = MemoryLMForCausalLM(MemoryLMConfig(prepared.tokenizer.vocab_size, **sizes)).to(place)
-        console, callbacks = _callbacks(run_dir, memory)
+        console = Console()
+        callbacks = run_callbacks(run_dir, memory, console)
         trainer = LMTrainer(
             model,
             prepared,
@@ -94,22 +98,24 @@ def train_lm(
             callbacks=callbacks,
             notes={"data": [str(path.resolve()) for path in data or []]},
         )
-    _say(
+    say(
         console,
         f"text: {prepared.source}, {len(source.text):,} characters, {prepared.train.numel():,} tokens to train on",
     )
-    _say(console, f"model: {memory}, {model.num_parameters():,} parameters, on {place}; run: {run_dir}")
+    say(console, f"model: {memory}, {model.num_parameters():,} parameters, on {place}; run: {run_dir}")
     _run(trainer, console, run_dir)
 
 
 def _resume(
     ctx: typer.Context, run_dir: Path, data: list[Path] | None, steps: int, out: Path | None, device: str
 ) -> None:
+    from rich.console import Console
+
     from memarch.data import default_text, load_text, load_tokenizer
     from memarch.models.storage import read_json
     from memarch.training import LMTrainer, latest_checkpoint, prepare_text
 
-    given = [name for name in ctx.params if _was_given(ctx, name)]
+    given = [name for name in ctx.params if was_given(ctx, name)]
     fixed = [name for name in given if name not in RESUME_OPTIONS]
     if fixed:
         option = "--" + fixed[0].replace("_", "-")
@@ -120,7 +126,7 @@ def _resume(
     if out is not None and out.resolve() != run_dir.resolve():
         fail(f"a resumed run stays in {run_dir}; got --out {out}: drop --out", USAGE)
     with expected(ValueError, code=USAGE):
-        place = _device(device)
+        place = usable_device(device)
     with expected():
         checkpoint = latest_checkpoint(run_dir)
         config = read_json(checkpoint / "config.json")
@@ -128,7 +134,8 @@ def _resume(
         paths = data or [Path(path) for path in notes.get("data", [])]
         source = load_text(paths) if paths else default_text()
         tokenizer = load_tokenizer(checkpoint, str(config.get("tokenizer")))
-        console, callbacks = _callbacks(run_dir, str(config.get("mixer")))
+        console = Console()
+        callbacks = run_callbacks(run_dir, str(config.get("mixer")), console)
         trainer = LMTrainer.resume(
             run_dir,
             prepare_text(source, tokenizer=tokenizer),
@@ -136,58 +143,10 @@ def _resume(
             device=place,
             callbacks=callbacks,
         )
-    _say(console, f"resuming {checkpoint} at step {trainer.step} of {trainer.settings.num_steps}")
+    say(console, f"resuming {checkpoint} at step {trainer.step} of {trainer.settings.num_steps}")
     _run(trainer, console, run_dir)
 
 
 def _run(trainer: LMTrainer, console: Console, run_dir: Path) -> None:
-    from memarch.training import DivergedError, stop_on_interrupt
-
-    command = f"memarch train lm --resume {run_dir}"
-    try:
-        with expected(OSError, DivergedError), stop_on_interrupt(trainer.request_stop):
-            result = trainer.run()
-    except KeyboardInterrupt:
-        fail(f"interrupted twice, nothing saved since the last checkpoint; go on with: {command}", INTERRUPTED)
-    if result.interrupted:
-        _say(console, f"interrupted at step {result.step}, saved {result.checkpoint}; go on with: {command}")
-        raise typer.Exit(INTERRUPTED)
-    _say(console, f'done; try: memarch generate {run_dir} --prompt "The"')
-
-
-def _callbacks(run_dir: Path, label: str) -> tuple[Console, list[TrainerCallback]]:
-    from rich.console import Console
-
-    from memarch.training import CSVLogger, TensorBoardLogger
-
-    from .progress import TrainingProgress
-
-    console = Console()
-    callbacks: list[TrainerCallback] = [CSVLogger(run_dir), TrainingProgress(console, label)]
-    try:
-        callbacks.append(TensorBoardLogger(run_dir / "tensorboard"))
-    except ImportError as error:
-        _say(console, f"no TensorBoard log: {error}")
-    return console, callbacks
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used here ({reason}): use cpu, cuda or auto") from error
-    return name
-
-
-def _was_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    run_trainer(trainer, console, resume=f"memarch train lm --resume {run_dir}")
+    say(console, f'done; try: memarch generate {run_dir} --prompt "The"')

@@ -9,6 +9,7 @@ import typer
 
 from ._agent_runs import report_runs, run_agent, runs_of, say
 from ._envs_open import read_options
+from ._training_runs import was_given
 from .errors import USAGE, expected, fail
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _resume(
 ) -> None:
     from memarch.agents import PPO
 
-    given = [name for name in ctx.params if _was_given(ctx, name)]
+    given = [name for name in ctx.params if was_given(ctx, name)]
     fixed = [name for name in given if name not in (*HOW_TO_GO_ON, "resume", "out")]
     if fixed:
         option = "--" + fixed[0].replace("_", "-")
@@ -177,8 +178,3 @@ def _resume(
 
 def _slug(env: str) -> str:
     return env.rpartition(":")[2].rpartition("/")[2].rpartition("-v")[0].lower() or "env"
-
-
-def _was_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import INTERRUPTED, USAGE, expected, fail
-from .train import _device, _say, _was_given
+from ._model_folder import model_folder
+from ._training_runs import run_callbacks, run_trainer, say, usable_device, was_given
+from .errors import USAGE, expected, fail
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from memarch.cache.training import CacheTrainer
-    from memarch.training import TrainerCallback, TrainingResult
 
 RUN_FILE = "run.json"
 RESUME_OPTIONS = ("resume", "steps", "device", "out")
@@ -62,7 +60,7 @@ def train_cache(
     """
     from memarch.models.storage import json_writer, read_json, write_files
 
-    given = {name: ctx.params[name] for name in ctx.params if _was_given(ctx, name)}
+    given = {name: ctx.params[name] for name in ctx.params if was_given(ctx, name)}
     if resume is not None:
         fixed = [name for name in given if name not in RESUME_OPTIONS]
         if fixed:
@@ -87,7 +85,7 @@ def train_cache(
         if (run_dir / RUN_FILE).exists():
             fail(f"{run_dir} already holds a training: go on with --resume {run_dir}, or choose another --out", USAGE)
     with expected(ValueError, code=USAGE):
-        place = _device(device)
+        place = usable_device(device)
         _check(options)
     stages = Stages(options, run_dir, place)
     with expected():
@@ -137,7 +135,7 @@ class Stages:
         from memarch.cache.training_data import Problems, load_problems
 
         options = self.options
-        folder = _model_folder(options["model"])
+        folder = model_folder(options["model"])
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         problems = load_problems(options["data"], self.tokenizer, max_tokens=options["max_tokens"])
         if options["validation"] is not None:
@@ -150,7 +148,7 @@ class Stages:
         with without_bars():
             model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options["dtype"]))
         self.model = model.to(self.device).eval()
-        _say(self.console, f"data: {self.train.source}; validation: {self.validation.source}")
+        say(self.console, f"data: {self.train.source}; validation: {self.validation.source}")
 
     def run(self) -> None:
         """Stage 1 if it is wanted and not done, then stage 2."""
@@ -178,20 +176,25 @@ class Stages:
                     bptt_steps=options["bptt_steps"],
                 )
                 trainer = CacheTrainer(
-                    arm, self.train, self.validation, settings, out_dir=folder, callbacks=self._callbacks(folder, name)
+                    arm,
+                    self.train,
+                    self.validation,
+                    settings,
+                    out_dir=folder,
+                    callbacks=run_callbacks(folder, name, self.console),
                 )
                 if (folder / "latest").exists():
                     trainer.restore(folder)
-                    _say(self.console, f"resuming {folder} at step {trainer.step} of {settings.num_steps}")
+                    say(self.console, f"resuming {folder} at step {trainer.step} of {settings.num_steps}")
             learned = sum(p.numel() for p in arm.module.parameters() if p.requires_grad)
             label = "stage 1, fine-tuning" if stage == "sft" else f"stage 2, {name}"
-            _say(self.console, f"{label}: {learned:,} parameters learn, on {self.device}; run: {folder}")
-            result = self._train(trainer)
+            say(self.console, f"{label}: {learned:,} parameters learn, on {self.device}; run: {folder}")
+            result = run_trainer(trainer, self.console, resume=f"memarch train cache --resume {self.run_dir}")
             if result.evaluation is None:
                 continue
-            _say(self.console, f"{label}: {result.evaluation.loss:.4f} nats per token from an answer's second line on")
+            say(self.console, f"{label}: {result.evaluation.loss:.4f} nats per token from an answer's second line on")
         self._draw(arm)
-        _say(self.console, f"done; the trained {options['arm']} is in {result.checkpoint}")
+        say(self.console, f"done; the trained {options['arm']} is in {result.checkpoint}")
 
     def _draw(self, arm: Any) -> None:
         """What a rewriter did to the cache of the validation problem with most lines, as rewrites.png."""
@@ -210,35 +213,9 @@ class Stages:
             with expected(OSError):
                 draw_rewrites(recorder, path, title=f"{self.options['arm']}: {lines}")
         except ImportError as error:
-            _say(self.console, f"no picture of what is rewritten: {error}")
+            say(self.console, f"no picture of what is rewritten: {error}")
         else:
-            _say(self.console, f"what it rewrites in {lines}: {path}")
-
-    def _train(self, trainer: CacheTrainer) -> TrainingResult:
-        from memarch.training import DivergedError, stop_on_interrupt
-
-        command = f"memarch train cache --resume {self.run_dir}"
-        try:
-            with expected(OSError, DivergedError), stop_on_interrupt(trainer.request_stop):
-                result = trainer.run()
-        except KeyboardInterrupt:
-            fail(f"interrupted twice, nothing saved since the last checkpoint; go on with: {command}", INTERRUPTED)
-        if result.interrupted:
-            _say(self.console, f"interrupted at step {result.step}, saved {result.checkpoint}; go on with: {command}")
-            raise typer.Exit(INTERRUPTED)
-        return result
-
-    def _callbacks(self, folder: Path, label: str) -> list[TrainerCallback]:
-        from memarch.training import CSVLogger, TensorBoardLogger
-
-        from .progress import TrainingProgress
-
-        callbacks: list[TrainerCallback] = [CSVLogger(folder), TrainingProgress(self.console, label)]
-        try:
-            callbacks.append(TensorBoardLogger(folder / "tensorboard"))
-        except ImportError as error:
-            _say(self.console, f"no TensorBoard log: {error}")
-        return callbacks
+            say(self.console, f"what it rewrites in {lines}: {path}")
 
 
 def _settings(options: dict[str, Any], *, stage: str) -> Any:
@@ -258,24 +235,3 @@ def _settings(options: dict[str, Any], *, stage: str) -> Any:
 
 def _sizes(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in ("processor_dim", "mlp_dim", "num_heads")}
-
-
-def _model_folder(name: str) -> Path:
-    """Where the model is; "smollm2" is converted on first use.
-
-    Raises:
-        OSError: there is no such directory, or the default model cannot be got.
-    """
-    if name == "smollm2" and not Path(name).exists():
-        from memarch.dialogue.errors import GeneratorError
-        from memarch.dialogue.generators.smollm2 import download
-
-        try:
-            return download()
-        except GeneratorError as error:
-            raise OSError(str(error)) from error
-    if not (Path(name) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"--model {name} is no directory with a config.json: give smollm2, or where a transformers model was saved"
-        )
-    return Path(name)
