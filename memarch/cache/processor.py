@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memarch.models.storage import check_tensors, json_writer, read_json, read_tensors, tensors_writer, write_files
-
+from ._saved import load_module, save_module
 from .shape import CacheShape
 
 CONFIG_FILE, WEIGHTS_FILE, KIND = "cache_processor.json", "cache_processor.safetensors", "memarch.CacheProcessor"
@@ -148,8 +147,7 @@ class CacheProcessor(nn.Module):
             "values_only": self.values_only,
             "causal": self.causal,
         }
-        tensors = {name: p.detach().cpu() for name, p in self.named_parameters()}
-        write_files(Path(directory), {CONFIG_FILE: json_writer(settings), WEIGHTS_FILE: tensors_writer(tensors)})
+        save_module(self, settings, Path(directory) / CONFIG_FILE, Path(directory) / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, device: str | torch.device = "cpu") -> CacheProcessor:
@@ -159,21 +157,12 @@ class CacheProcessor(nn.Module):
             OSError: a file is missing.
             ValueError: a file is corrupt, or is not a cache processor's.
         """
-        config = Path(directory) / CONFIG_FILE
-        settings = read_json(config)
-        names = {"kind", "num_layers", "num_kv_heads", "head_dim", "processor_dim", "mlp_dim", "num_heads"}
-        names |= {"values_only", "causal"}
-        if settings.keys() != names or settings["kind"] != KIND:
-            raise ValueError(
-                f"{config} should describe a {KIND} by {', '.join(sorted(names))}; got {', '.join(sorted(settings))}"
-            )
-        settings.pop("kind")
-        shape = CacheShape(*(settings.pop(name) for name in ("num_layers", "num_kv_heads", "head_dim")))
-        with torch.device("meta"):
-            processor = cls(shape, **settings)
-        path = Path(directory) / WEIGHTS_FILE
-        tensors = read_tensors(path)
-        dtype = next(iter(tensors.values())).dtype if tensors else torch.float32
-        check_tensors(path, tensors, {name: p.to(dtype) for name, p in processor.named_parameters()})
-        processor.load_state_dict(tensors, assign=True)
-        return processor.to(device)
+        sizes = ("num_layers", "num_kv_heads", "head_dim")
+        names = {*sizes, "processor_dim", "mlp_dim", "num_heads", "values_only", "causal"}
+
+        def make(settings: dict[str, Any]) -> CacheProcessor:
+            shape = CacheShape(*(settings.pop(name) for name in sizes))
+            return cls(shape, **settings)
+
+        config, weights = Path(directory) / CONFIG_FILE, Path(directory) / WEIGHTS_FILE
+        return load_module(make, names, config, weights, kind=KIND).to(device)

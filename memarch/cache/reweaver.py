@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memarch.models.storage import check_tensors, json_writer, read_json, read_tensors, tensors_writer, write_files
-
 from ._following import follow, unfollow
+from ._saved import load_module, save_module
 from .checks import causal_lm, check_cache
 from .recorder import new_tokens
 
@@ -140,8 +139,7 @@ class Reweaver(nn.Module):
             "top_k": self.top_k,
             "width": self.width,
         }
-        tensors = {name: p.detach().cpu() for name, p in self.named_parameters()}
-        write_files(Path(directory), {CONFIG_FILE: json_writer(settings), WEIGHTS_FILE: tensors_writer(tensors)})
+        save_module(self, settings, Path(directory) / CONFIG_FILE, Path(directory) / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, device: str | torch.device = "cpu") -> Reweaver:
@@ -151,23 +149,14 @@ class Reweaver(nn.Module):
             OSError: a file is missing.
             ValueError: a file is corrupt, or is not a reweaver's.
         """
-        config = Path(directory) / CONFIG_FILE
-        settings = read_json(config)
-        names = {"kind", "num_layers", "d_model", "capture", "weave", "memory_tokens", "top_k", "width"}
-        if settings.keys() != names or settings["kind"] != KIND:
-            raise ValueError(
-                f"{config} should describe a {KIND} by {', '.join(sorted(names))}; got {', '.join(sorted(settings))}"
-            )
-        settings.pop("kind")
-        sizes = _ModelSizes(settings.pop("num_layers"), settings.pop("d_model"))
-        with torch.device("meta"):
-            reweaver = cls(sizes, **settings)
-        path = Path(directory) / WEIGHTS_FILE
-        tensors = read_tensors(path)
-        dtype = next(iter(tensors.values())).dtype if tensors else torch.float32
-        check_tensors(path, tensors, {name: p.to(dtype) for name, p in reweaver.named_parameters()})
-        reweaver.load_state_dict(tensors, assign=True)
-        return reweaver.to(device)
+        names = {"num_layers", "d_model", "capture", "weave", "memory_tokens", "top_k", "width"}
+
+        def make(settings: dict[str, Any]) -> Reweaver:
+            sizes = _ModelSizes(settings.pop("num_layers"), settings.pop("d_model"))
+            return cls(sizes, **settings)
+
+        config, weights = Path(directory) / CONFIG_FILE, Path(directory) / WEIGHTS_FILE
+        return load_module(make, names, config, weights, kind=KIND).to(device)
 
 
 @contextmanager
