@@ -13,7 +13,7 @@ from ._envs import Counter, agent
 
 def test_ids_take_the_native_vector_where_there_is_one() -> None:
     ours = EnvironmentSource("memarch/PassiveTMaze-v0", {"length": 5}).make(3)
-    assert type(ours).__name__ == "PassiveTMazeVectorEnv" and ours.task.length == 5
+    assert type(ours).__name__ == "PassiveTMazeVectorEnv" and ours.task.max_length == 5
     assert autoreset_mode(ours) is AutoresetMode.SAME_STEP
     theirs = EnvironmentSource("CartPole-v1", {}).make(2)
     assert type(theirs).__name__ == "CartPoleVectorEnv" and autoreset_mode(theirs) is AutoresetMode.NEXT_STEP
