@@ -6,7 +6,8 @@ A new token gets a row of noise, as if the vocabulary had grown; prompts say wha
 (which of eight things is done with it?), and name it (does its logit rise where the word is due)? SmolLM2-135M is asked
 as it is, after fine-tuning on the text, and after the same steps while a tenth of a batch's tokens have other rows of
 noise for a step (ProbabilisticForgetting in transformers' Trainer). Words that it knows show what can be had.
-WikiText-2 is at github.com/pytorch/examples, word_language_model/data; any text will do.
+WikiText-2 is at github.com/pytorch/examples, word_language_model/data; any text will do. It takes some
+minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -148,14 +149,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a text file to fine-tune on")
     parser.add_argument("--model", help="directory of a causal language model (default: SmolLM2-135M-Instruct)")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--seq-len", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--probability", type=float, default=0.1, help="of a token to be forgotten for a step")
     parser.add_argument("--every", type=int, default=2, help="forget at every so-manieth step")
     parser.add_argument("--std", type=float, help="of rows of noise (default: that of the model's own embedding)")
-    parser.add_argument("--draws", type=int, default=10, help="rows of noise for the new token")
+    parser.add_argument("--draws", type=int, default=6, help="rows of noise for the new token")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.set_verbosity_error()
