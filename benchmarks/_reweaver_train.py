@@ -18,8 +18,8 @@ from memarch.cache.training import CacheSettings
 from memarch.data.recall import IGNORE, mqar
 
 ARMS = ("backbone", "sft", "lora", "random-selection", "reweaver")
-BACKBONES = {"length": 0, "span": 1, "double-span": 2}
-"""Attention to everything; or to so many times `Budget.span` newest tokens."""
+BACKBONES = ("length", "span")
+"""Attention to everything, in texts of the trained length; and attention to the newest tokens only."""
 BUCKETS = ("all", "common", "middle", "rare")
 
 
@@ -27,10 +27,12 @@ BUCKETS = ("all", "common", "middle", "rare")
 class Budget:
     """What every arm gets alike: `backbone_steps` before it is frozen, then `steps` for the arm.
 
+    Arms learn on texts `arm_times` as long as the backbone's, at `arm_lr`; the whole backbone ("sft") goes on at `lr`.
+
     num_pairs: in texts of `tokens_per_pair` times as many tokens; fewer come first. Texts of the most pairs are scored,
     and such that are `lengths` times as long by blanks between their questions. zipf: exponent of the values'
-    frequencies. common, middle: last rank of the values that count as such, the others are rare. span: see
-    `BACKBONES`. memory_tokens, top_k, width: of the reweaver.
+    frequencies. common, middle: last rank of the values that count as such, the others are rare. span: what the
+    backbone "span" attends to. memory_tokens, top_k, width: of the reweaver.
     """
 
     tokens_per_pair: int = 4
@@ -40,15 +42,18 @@ class Budget:
     zipf: float = 1.2
     common: int = 8
     middle: int = 64
-    span: int = 8
+    span: int = 16
     d_model: int = 64
     mlp_dim: int = 128
     num_layers: int = 2
     num_heads: int = 2
     batch_size: int = 32
     backbone_steps: int = 600
-    steps: int = 300
     lr: float = 6e-3
+    arm_times: int = 4
+    arm_batch_size: int = 16
+    arm_lr: float = 1e-2
+    steps: int = 300
     memory_tokens: int = 256
     top_k: int = 8
     width: int = 32
@@ -112,8 +117,8 @@ def build_backbone(kind: str, budget: Budget) -> Any:
     }
     model: Any = (
         LlamaForCausalLM(LlamaConfig(**sizes))
-        if not BACKBONES[kind]
-        else MistralForCausalLM(MistralConfig(**sizes, sliding_window=BACKBONES[kind] * budget.span))
+        if kind == "length"
+        else MistralForCausalLM(MistralConfig(**sizes, sliding_window=budget.span))
     )
     # Unit embeddings: at the configuration's 0.02 no recall is learned in this many steps.
     nn.init.normal_(model.get_input_embeddings().weight)
@@ -126,7 +131,8 @@ def trained_backbone(kind: str, budget: Budget, seed: int) -> Any:
     """The backbone of a seed, the same for all arms; they take copies."""
     torch.manual_seed(seed)
     model = build_backbone(kind, budget)
-    train(model, list(model.parameters()), budget, steps=budget.backbone_steps, seed=seed, grow=True)
+    batches = backbone_batches(budget, seed)
+    train(model, list(model.parameters()), batches, steps=budget.backbone_steps, lr=budget.lr)
     return model
 
 
@@ -150,20 +156,21 @@ def train_run(kind: str, arm: str, budget: Budget, seed: int) -> dict[str, float
     model = copy.deepcopy(trained_backbone(kind, budget, seed))
     torch.manual_seed(1000 + seed)
     model, reweaver, learned = build_arm(arm, model, budget)
+    lr = budget.lr if arm == "sft" else budget.arm_lr
     with reweave(model, reweaver) if reweaver is not None else nullcontext():
         if learned:
-            train(model, learned, budget, steps=budget.steps, seed=1000 + seed)
+            train(model, learned, arm_batches(budget, 1000 + seed), steps=budget.steps, lr=lr)
         return evaluate(model, budget)
 
 
 def train(
-    model: Any, learned: list[nn.Parameter], budget: Budget, *, steps: int, seed: int, grow: bool = False
+    model: Any, learned: list[nn.Parameter], batches: Iterator[tuple[Tensor, Tensor]], *, steps: int, lr: float
 ) -> None:
-    """AdamW with warm-up and cosine on the answers, on batches drawn from the seed."""
-    settings = CacheSettings(steps, learning_rate=budget.lr, warmup_steps=steps // 10)
-    optimizer = torch.optim.AdamW(learned, lr=budget.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    """AdamW with warm-up and cosine, on the answers."""
+    settings = CacheSettings(steps, learning_rate=lr, warmup_steps=steps // 10)
+    optimizer = torch.optim.AdamW(learned, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
-    for step, (tokens, labels) in enumerate(_batches(budget, steps, seed, grow=grow)):
+    for step, (tokens, labels) in zip(range(steps), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step)
         logits = model(tokens, use_cache=False).logits
@@ -174,6 +181,25 @@ def train(
         nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
     model.eval()
+
+
+def backbone_batches(budget: Budget, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Few pairs first: each equal share of the steps adds one size; sizes in turn."""
+    generator = torch.Generator().manual_seed(10_000 + seed)
+    for step in range(budget.backbone_steps):
+        sizes = budget.num_pairs[: 1 + step * len(budget.num_pairs) // budget.backbone_steps]
+        pairs = sizes[step % len(sizes)]
+        length = budget.tokens_per_pair * pairs
+        yield zipf_mqar(budget, budget.batch_size, seq_len=length, num_pairs=pairs, generator=generator)
+
+
+def arm_batches(budget: Budget, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All sizes in turn, in texts `arm_times` as long."""
+    generator = torch.Generator().manual_seed(10_000 + seed)
+    for step in range(budget.steps):
+        pairs = budget.num_pairs[step % len(budget.num_pairs)]
+        length = budget.arm_times * budget.tokens_per_pair * pairs
+        yield zipf_mqar(budget, budget.arm_batch_size, seq_len=length, num_pairs=pairs, generator=generator)
 
 
 @torch.no_grad()
@@ -208,16 +234,6 @@ def evaluate(model: Any, budget: Budget) -> dict[str, float]:
 def run_settings(kind: str, budget: Budget, seed: int) -> dict[str, object]:
     """All that fixes a run's result besides the arm and the code."""
     return {"backbone": kind, **asdict(budget), "seed": seed}
-
-
-def _batches(budget: Budget, steps: int, seed: int, *, grow: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Sizes in turn; with `grow`, each equal share of the steps adds one."""
-    generator = torch.Generator().manual_seed(10_000 + seed)
-    for step in range(steps):
-        sizes = budget.num_pairs[: 1 + step * len(budget.num_pairs) // steps] if grow else budget.num_pairs
-        pairs = sizes[step % len(sizes)]
-        length = budget.tokens_per_pair * pairs
-        yield zipf_mqar(budget, budget.batch_size, seq_len=length, num_pairs=pairs, generator=generator)
 
 
 def _in_bucket(rank: Tensor, bucket: str, budget: Budget) -> Tensor:
