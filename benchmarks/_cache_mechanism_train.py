@@ -60,7 +60,7 @@ class Budget:
     entry, is always among what the next one reads. With "step" it is there only if attention happens to select it.
     """
 
-    steps: int = 400
+    steps: int = 300
     batch_size: int = 32
     lr: float = 1e-3
     d_model: int = 64
@@ -71,7 +71,7 @@ class Budget:
     window: str | int = 4
     top_k: int = 8
     bptt_steps: int = 8
-    eval_rows: int = 256
+    eval_rows: int = 128
 
 
 class TaskTokens:
