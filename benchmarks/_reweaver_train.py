@@ -48,7 +48,7 @@ class Budget:
     num_layers: int = 2
     num_heads: int = 2
     batch_size: int = 32
-    backbone_steps: int = 600
+    backbone_steps: int = 1200
     lr: float = 6e-3
     arm_times: int = 4
     arm_batch_size: int = 16
