@@ -53,7 +53,7 @@ class Budget:
     arm_times: int = 4
     arm_batch_size: int = 16
     arm_lr: float = 1e-2
-    steps: int = 300
+    steps: int = 600
     memory_tokens: int = 256
     top_k: int = 8
     width: int = 32
