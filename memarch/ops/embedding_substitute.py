@@ -109,7 +109,7 @@ def embedding_substitute(
     rows = F.embedding(ids, weight)
     if not tokens.numel():
         return rows
-    place = torch.searchsorted(tokens, ids).clamp_(max=tokens.numel() - 1)
+    place = torch.searchsorted(tokens, ids.contiguous()).clamp_(max=tokens.numel() - 1)
     at = tokens[place] == ids
     noise = substitute_rows(tokens, weight.shape[1], std=std, seed=seed, step=step).to(weight.dtype)
     return rows.masked_scatter(at[..., None], noise[place[at]])
