@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from memarch._figures import save_png
+
 from .watching import WatchedEpisode
 
 
@@ -43,10 +45,4 @@ def draw_recall(episode: WatchedEpisode, path: str | Path, *, title: str = "") -
     axes[-1].set_xlabel("step of the decision")
     success = "" if episode.success is None else f", {'success' if episode.success else 'failure'}"
     figure.suptitle(f"{title}  total reward {sum(episode.rewards):.2f}{success}".strip())
-    path = Path(path)
-    part = path.with_name(f".part-{path.name}")
-    try:
-        figure.savefig(part, format="png", dpi=120)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    save_png(figure, path)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memarch._figures import save_png
+
 from .consolidate import Rewrite
 from .shape import CacheShape
 
@@ -163,13 +165,4 @@ def draw_rewrites(recorder: RewriteRecorder, path: str | Path, *, row: int = 0, 
         figure.colorbar(image, ax=axis)
     if title:
         figure.suptitle(title)
-    _save(figure, Path(path))
-
-
-def _save(figure: Any, path: Path) -> None:
-    part = path.with_name(f".part-{path.name}")
-    try:
-        figure.savefig(part, format="png", dpi=120)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    save_png(figure, path)
