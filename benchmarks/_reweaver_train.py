@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from memarch.cache import Reweaver, reweave
 from memarch.cache.training import CacheSettings
+from memarch.cache.training_arms import add_lora
 from memarch.data.recall import IGNORE, mqar
 
 ARMS = ("backbone", "sft", "lora", "random-selection", "reweaver")
@@ -145,7 +146,7 @@ def build_arm(arm: str, model: Any, budget: Budget) -> tuple[Any, Reweaver | Non
     reweaver = kind(config, capture=range(last), weave=[last], **options)
     model.requires_grad_(arm == "sft")
     if arm == "lora":
-        model = _lora(model, sum(p.numel() for p in reweaver.parameters()))
+        model = add_lora(model, sum(p.numel() for p in reweaver.parameters()))
     if arm in ("backbone", "sft", "lora"):
         return model, None, [p for p in model.parameters() if p.requires_grad]
     return model, reweaver, list(reweaver.parameters())
@@ -240,15 +241,3 @@ def _in_bucket(rank: Tensor, bucket: str, budget: Budget) -> Tensor:
     first = {"all": 1, "common": 1, "middle": budget.common + 1, "rare": budget.middle + 1}[bucket]
     last = {"common": budget.common, "middle": budget.middle}.get(bucket, budget.num_values)
     return (rank >= first) & (rank <= last)
-
-
-def _lora(model: Any, wanted: int) -> Any:
-    """LoRA on all projections, of `wanted` parameters or just more."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ImportError("the arm 'lora' needs the package peft: pip install 'memarch[bench]'") from error
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    linear = [m for n, m in model.named_modules() if n.rpartition(".")[2] in targets and isinstance(m, nn.Linear)]
-    rank = -(-wanted // sum(m.in_features + m.out_features for m in linear))
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))

@@ -245,8 +245,9 @@ def make_arm(
         return WholeTextArm(model, tokenizer, module=module, pause=pause, first_step=FIRST_REWRITTEN)
     if name == "lora":
         wanted = CacheProcessor(model.config, **sizes).num_parameters()
-        adapted, adapters = _lora(model, wanted)
-        return WholeTextArm(adapted, tokenizer, module=adapters, first_step=FIRST_REWRITTEN)
+        adapted = add_lora(model, wanted)
+        named = {n.replace(".", "/"): p for n, p in adapted.named_parameters() if p.requires_grad}
+        return WholeTextArm(adapted, tokenizer, module=nn.ParameterDict(named), first_step=FIRST_REWRITTEN)
     if name == "mean-shift":
         rewriter = MeanShiftRewriter(model.config).to(device)
         return ConsolidatingArm(model, tokenizer, rewriter, options, bptt_steps)
@@ -279,7 +280,12 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _lora(model: Any, wanted: int) -> tuple[Any, nn.Module]:
+def add_lora(model: Any, wanted: int) -> Any:
+    """`model` with LoRA on all projections, of `wanted` parameters or just more.
+
+    Raises:
+        ImportError: peft is missing.
+    """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -287,9 +293,7 @@ def _lora(model: Any, wanted: int) -> tuple[Any, nn.Module]:
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     linear = [m for n, m in model.named_modules() if n.rpartition(".")[2] in targets and isinstance(m, nn.Linear)]
     rank = -(-wanted // sum(m.in_features + m.out_features for m in linear))
-    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
-    named = {n.replace(".", "/"): p for n, p in adapted.named_parameters() if p.requires_grad}
-    return adapted, nn.ParameterDict(named)
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
 
 
 def _with_room(step: Step, count: int) -> Step:
