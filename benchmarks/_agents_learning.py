@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks._agents_tasks import Task
-from benchmarks._harness import Row, machine, read_rows, settings_text, table
+from benchmarks._harness import Row, machine, read_rows, settings_text, single_run, table
 from memarch.agents import PPO, AgentCallback, AgentReport, bootstrap_interval
 
 NAME = "agents"
@@ -153,15 +153,4 @@ def _aim(task: Task, test: str, found: Mapping[str, list[float]]) -> str:
 
 
 def _row(memory: str, metric: str, unit: str, value: float, settings: Mapping[str, object]) -> Row:
-    return Row(
-        benchmark=NAME,
-        arm=memory,
-        metric=metric,
-        unit=unit,
-        value=value,
-        low=value,
-        high=value,
-        samples=1,
-        statistic="single run",
-        settings=settings_text(settings),
-    )
+    return single_run(NAME, memory, metric, value, unit=unit, settings=settings_text(settings))

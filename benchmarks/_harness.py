@@ -70,6 +70,14 @@ class Machine:
 COLUMNS = (*(f.name for f in fields(Row)), *(f.name for f in fields(Machine)))
 
 
+def single_run(benchmark: str, arm: str, metric: str, value: float, *, unit: str = "", settings: str) -> Row:
+    """The row of a figure that was measured once."""
+    return Row(
+        benchmark=benchmark, arm=arm, metric=metric, unit=unit, value=value, low=value, high=value, samples=1,
+        statistic="single run", settings=settings,
+    )  # fmt: skip
+
+
 def settings_text(settings: Mapping[str, object]) -> str:
     """Settings as one JSON text with sorted keys, so that equal settings are equal texts."""
     return json.dumps(settings, sort_keys=True)
@@ -231,6 +239,15 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     quantile = T_975[df - 1] if df <= len(T_975) else 1.96 + 2.5 / df
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def interval_text(values: Sequence[float], *, digits: int = 3, sign: str = "") -> str:
+    """`0.900 +- 0.050` by `t_interval`; no interval of one value, "" of none."""
+    if not values:
+        return ""
+    mean, _, high = t_interval(values)
+    text = f"{mean:{sign}.{digits}f}"
+    return f"{text} +- {high - mean:.{digits}f}" if len(values) > 1 else text
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

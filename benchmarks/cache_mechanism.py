@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks._cache_mechanism_train import FROZEN, JOINT, REGIMES, TASKS, Budget, Task, run_settings, train_run
-from benchmarks._harness import RESULTS, Row, append_rows, settings_text, t_interval, table
+from benchmarks._harness import RESULTS, Row, append_rows, interval_text, settings_text, single_run, table
 from benchmarks.recall import finished_runs
 
 NAME = "cache_mechanism"
@@ -65,13 +65,7 @@ def rows_of(run: Run, budget: Budget, scores: dict[str, float], seconds: float) 
     """One row per score, and one for the run's time."""
     settings = settings_text(run_settings(run.regime, run.task, budget, run.seed))
     figures = [(metric, "", value) for metric, value in scores.items()] + [(TIME, "s", seconds)]
-    return [
-        Row(
-            benchmark=NAME, arm=run.arm, metric=metric, unit=unit, value=value, low=value, high=value, samples=1,
-            statistic="single run", settings=settings,
-        )
-        for metric, unit, value in figures
-    ]  # fmt: skip
+    return [single_run(NAME, run.arm, metric, value, unit=unit, settings=settings) for metric, unit, value in figures]
 
 
 def all_runs(options: argparse.Namespace) -> list[Run]:
@@ -134,7 +128,7 @@ def summary(scores: list[tuple[Run, dict[str, float]]]) -> str:
     for (task, regime), arms in grouped.items():
         metrics = list(dict.fromkeys(metric for cells in arms.values() for metric in cells))
         lines = [
-            [arm, *(_interval(cells.get(metric, [])) for metric in metrics), str(max(map(len, cells.values())))]
+            [arm, *(interval_text(cells.get(metric, [])) for metric in metrics), str(max(map(len, cells.values())))]
             for arm, cells in sorted(arms.items(), key=lambda item: _place(item[0]))
         ]
         parts.append(table([f"{task}, {regime}: mean +- 95 % half-width", *metrics, "seeds"], lines))
@@ -144,13 +138,6 @@ def summary(scores: list[tuple[Run, dict[str, float]]]) -> str:
 def _place(arm: str) -> tuple[int, bool]:
     name, _, control = arm.partition(", ")
     return ARMS.index(name), bool(control)
-
-
-def _interval(values: list[float]) -> str:
-    if not values:
-        return ""
-    mean, _, high = t_interval(values)
-    return f"{mean:.3f} +- {high - mean:.3f}" if len(values) > 1 else f"{mean:.3f}"
 
 
 def _window(text: str) -> str | int:

@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 
 from benchmarks._dual_process_train import ARMS, METRICS, PAPER, Budget, learning_curve, run_settings
-from benchmarks._harness import RESULTS, Row, append_rows, read_rows, settings_text, t_interval, table
+from benchmarks._harness import RESULTS, Row, append_rows, interval_text, read_rows, settings_text, single_run, table
 
 NAME = "dual_process"
 Curve = list[tuple[int, dict[str, float]]]
@@ -49,13 +49,7 @@ def rows_of(arm: str, budget: Budget, seed: int, curve: Curve, seconds: float) -
     """The last scores of a run, and its time."""
     settings = settings_text(run_settings(ARMS[arm], budget, seed))
     figures = [(metric, "", curve[-1][1][metric]) for metric in METRICS] + [("training time", "s", seconds)]
-    return [
-        Row(
-            benchmark=NAME, arm=arm, metric=metric, unit=unit, value=value, low=value, high=value, samples=1,
-            statistic="single run", settings=settings,
-        )
-        for metric, unit, value in figures
-    ]  # fmt: skip
+    return [single_run(NAME, arm, metric, value, unit=unit, settings=settings) for metric, unit, value in figures]
 
 
 def append_curve(path: Path, arm: str, budget: Budget, seed: int, curve: Curve) -> None:
@@ -118,11 +112,7 @@ def summary(found: list[tuple[str, dict[str, float]]]) -> str:
     lines = []
     for arm in dict.fromkeys(arm for arm, _ in found):
         scores = [score for name, score in found if name == arm]
-        cells = []
-        for metric in SHOWN:
-            values = [score[metric] for score in scores]
-            mean, _, high = t_interval(values)
-            cells.append(f"{mean:.2f} +- {high - mean:.2f}" if len(values) > 1 else f"{mean:.2f}")
+        cells = [interval_text([score[metric] for score in scores], digits=2) for metric in SHOWN]
         lines.append([arm, *cells, str(len(scores))])
     return table(["arm", *SHOWN, "seeds"], lines)
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from benchmarks._forgetting_probe_run import ARMS, Budget, Corpus, run_one, run_settings
-from benchmarks._harness import RESULTS, Row, append_rows, read_rows, settings_text, t_interval, table
+from benchmarks._harness import RESULTS, Row, append_rows, interval_text, read_rows, settings_text, single_run, table
 from memarch.data.text import default_text, load_text
 from memarch.probes import ProbeReport
 
@@ -52,12 +52,9 @@ def rows_of(arm: str, settings: str, scores: Scores) -> list[Row]:
     """One row a figure."""
     units = {LOSS: "nats", SECONDS: "s"}
     return [
-        Row(
-            benchmark=NAME, arm=arm, metric=metric, unit=units.get(metric, ""), value=value, low=value, high=value,
-            samples=1, statistic="single run", settings=settings,
-        )
+        single_run(NAME, arm, metric, value, unit=units.get(metric, ""), settings=settings)
         for metric, value in scores.items()
-    ]  # fmt: skip
+    ]
 
 
 def finished_runs(path: Path | None) -> dict[str, Scores]:
@@ -104,7 +101,9 @@ def summary(found: list[tuple[str, int, Scores]], budget: Budget) -> str:
                 if base is not None and (arm == base or base not in by_arm):
                     continue
                 beside = by_arm[base] if base else None
-                cells = [_cell([_figure(runs, beside, seed, metric) for seed in runs]) for metric in wanted]
+                cells = [
+                    interval_text([_figure(runs, beside, seed, metric) for seed in runs], digits=2) for metric in wanted
+                ]
                 lines.append([arm if base is None else f"{arm} - {base}", *cells])
             if lines:
                 parts.append(table([asked, *(metric.split("@")[-1] for metric in wanted)], lines))
@@ -113,11 +112,6 @@ def summary(found: list[tuple[str, int, Scores]], budget: Budget) -> str:
 
 def _figure(runs: dict[int, Scores], beside: dict[int, Scores] | None, seed: int, metric: str) -> float:
     return runs[seed][metric] - (beside[seed][metric] if beside else 0.0)
-
-
-def _cell(values: list[float]) -> str:
-    mean, _, high = t_interval(values)
-    return f"{mean:.2f} +- {high - mean:.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -31,7 +31,17 @@ from pathlib import Path
 import torch
 
 from benchmarks import _recall_op
-from benchmarks._harness import RESULTS, Row, append_rows, machine, read_rows, settings_text, t_interval, table
+from benchmarks._harness import (
+    RESULTS,
+    Row,
+    append_rows,
+    interval_text,
+    machine,
+    read_rows,
+    settings_text,
+    single_run,
+    table,
+)
 from benchmarks._recall_train import ARMS, TASKS, Budget, Task, run_settings, train_run
 
 NAME = "recall"
@@ -52,13 +62,7 @@ def rows_of(arm: str, task: Task, budget: Budget, seed: int, scores: dict[str, f
     """One row per score, and one for the run's time."""
     settings = settings_text(run_settings(task, budget, seed))
     figures = [(metric, "", value) for metric, value in scores.items()] + [("training time", "s", seconds)]
-    return [
-        Row(
-            benchmark=NAME, arm=arm, metric=metric, unit=unit, value=value, low=value, high=value, samples=1,
-            statistic="single run", settings=settings,
-        )
-        for metric, unit, value in figures
-    ]  # fmt: skip
+    return [single_run(NAME, arm, metric, value, unit=unit, settings=settings) for metric, unit, value in figures]
 
 
 def finished_runs(path: Path, *, reuse: str) -> dict[tuple[str, str], dict[str, float]]:
@@ -115,23 +119,16 @@ def summary(scores: Scores, arms: list[str]) -> str:
     for arm in arms:
         found = [scores.get((*column, arm), {}) for column in columns]
         seeds = max(map(len, found))
-        lines.append([arm, *(_interval(list(values.values())) for values in found), str(seeds)])
+        lines.append([arm, *(interval_text(list(values.values())) for values in found), str(seeds)])
         if arm == REFERENCE:
             continue
         cells = []
         for column, values in zip(columns, found, strict=True):
             other = scores.get((*column, REFERENCE), {})
-            cells.append(_interval([values[s] - other[s] for s in values if s in other], sign="+"))
+            cells.append(interval_text([values[s] - other[s] for s in values if s in other], sign="+"))
         differences.append([f"{arm} - {REFERENCE}", *cells, str(seeds)])
     text = table(header, lines)
     return text + "\n\n" + table(header, differences) if REFERENCE in arms and differences else text
-
-
-def _interval(values: list[float], *, sign: str = "") -> str:
-    if not values:
-        return ""
-    mean, _, high = t_interval(values)
-    return f"{mean:{sign}.3f} +- {high - mean:.3f}" if len(values) > 1 else f"{mean:{sign}.3f}"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._harness import RESULTS, Row, append_rows, read_rows, settings_text, t_interval, table
+from benchmarks._harness import RESULTS, Row, append_rows, interval_text, read_rows, settings_text, single_run, table
 from benchmarks._reweaver_train import ARMS, BACKBONES, BUCKETS, Budget, run_settings, train_run, trained_backbone
 
 NAME = "reweaver"
@@ -45,12 +45,9 @@ def rows_of(run: Run, budget: Budget, scores: dict[str, float], seconds: float) 
     settings = settings_text(run_settings(kind, budget, seed))
     figures = [(metric, "nats" if metric.startswith("nats") else "", value) for metric, value in scores.items()]
     return [
-        Row(
-            benchmark=NAME, arm=arm, metric=metric, unit=unit, value=value, low=value, high=value, samples=1,
-            statistic="single run", settings=settings,
-        )
+        single_run(NAME, arm, metric, value, unit=unit, settings=settings)
         for metric, unit, value in [*figures, (TIME, "s", seconds)]
-    ]  # fmt: skip
+    ]
 
 
 def finished_runs(path: Path) -> dict[tuple[str, str], dict[str, float]]:
@@ -97,15 +94,10 @@ def summary(found: list[tuple[Run, dict[str, float]]], budget: Budget) -> str:
             for arm in ARMS:
                 scores = [score for run, score in found if run[:2] == (kind, arm)]
                 if scores:
-                    cells = [_interval([score[metric] for score in scores]) for metric in metrics]
+                    cells = [interval_text([score[metric] for score in scores]) for metric in metrics]
                     lines.append([arm, *cells, str(len(scores))])
             parts.append(table([f"backbone {kind}", *metrics, "seeds"], lines))
     return "\n\n".join(parts)
-
-
-def _interval(values: list[float]) -> str:
-    mean, _, high = t_interval(values)
-    return f"{mean:.3f} +- {high - mean:.3f}" if len(values) > 1 else f"{mean:.3f}"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -9,10 +9,12 @@ from benchmarks._harness import (
     COLUMNS,
     Row,
     append_rows,
+    interval_text,
     peak_bytes_during,
     read_rows,
     run_fresh,
     settings_text,
+    single_run,
     t_interval,
     table,
     time_rounds,
@@ -120,3 +122,16 @@ def test_fresh_process_reports_json_or_its_error(tmp_path):
     assert run_fresh(["json.tool", "--compact", str(tmp_path / "report.json")]) == {"bytes": 3}
     with pytest.raises(RuntimeError, match="python -m no_such_module exited with 1: .*No module named"):
         run_fresh(["no_such_module"])
+
+
+def test_interval_text():
+    mean, _, high = t_interval([0.2, 0.3, 0.7])
+    assert interval_text([0.2, 0.3, 0.7]) == f"{mean:.3f} +- {high - mean:.3f}"
+    assert interval_text([0.2, 0.3, 0.7], digits=2, sign="+") == f"+{mean:.2f} +- {high - mean:.2f}"
+    assert interval_text([0.25]) == "0.250" and interval_text([]) == ""
+
+
+def test_a_single_run_has_no_spread():
+    row = single_run("bench", "ours", "loss", 0.5, unit="nats", settings="{}")
+    assert (row.value, row.low, row.high, row.samples, row.statistic) == (0.5, 0.5, 0.5, 1, "single run")
+    assert (row.benchmark, row.arm, row.metric, row.unit) == ("bench", "ours", "loss", "nats")
