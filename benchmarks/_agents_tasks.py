@@ -145,8 +145,8 @@ TASKS: dict[str, Task] = {
             settings=BINDING,
         ),
         _popgym("RepeatPreviousEasy", 300_000),
-        _popgym("AutoencodeEasy", 1_000_000),
-        _popgym("ConcentrationEasy", 1_000_000),
+        _popgym("AutoencodeEasy", 300_000),
+        _popgym("ConcentrationEasy", 300_000),
     )
 }
 
