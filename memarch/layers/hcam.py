@@ -18,6 +18,7 @@ from memarch.ops._chunk_attention_forms import select_chunks
 from ._episodes import Episodes, check_call, check_sizes, episodes
 from ._hcam_memory import Candidates, HCAMState, collect, empty_state, keep_newest
 from .local_attention import LocalAttention
+from .swiglu import SwiGLU
 
 AGE_BUCKETS = 32
 """Ages of chunks that the embedding tells apart, in chunk lengths; older ones share the last."""
@@ -60,6 +61,10 @@ class HCAM(nn.Module):
         chunk_age: add an embedding of the chunk's age to the router's keys: contents cannot say "31 steps ago".
         gradient_window: let gradients reach, through chunks, the steps that wrote them in the same call (and in
             earlier ones if their state was not detached). Off: what is stored is cut from the graph.
+        start: "recall": keys' projections start as the queries', value and output as the identity, so that from the
+            first step on a query reads what is most like it, as it was stored (after arXiv 2305.09828, which starts
+            transformers' attention from such products); "random": the released module's, all independent.
+        mlp: "swiglu", whose products compare what was read with what is seen, or "gelu", as wide as costs the same.
 
     Paper: s_i `summaries`, m_ij `contents`; what is stored has no gain of its own, for it could not learn one.
     Raises: ValueError for sizes below 1 or that do not fit each other, an unknown option, a wrong x, reset or state.
@@ -78,6 +83,8 @@ class HCAM(nn.Module):
         summary: Literal["mean", "learned"] = "mean",
         chunk_age: bool = False,
         gradient_window: bool = False,
+        start: Literal["recall", "random"] = "recall",
+        mlp: Literal["swiglu", "gelu"] = "swiglu",
     ) -> None:
         super().__init__()
         check_sizes(chunk_size=chunk_size, top_k=top_k, num_chunks=num_chunks, local_window=local_window)
@@ -91,6 +98,8 @@ class HCAM(nn.Module):
         for name, value, allowed in (
             ("reset_memory", reset_memory, ("episode", "never")),
             ("summary", summary, ("mean", "learned")),
+            ("start", start, ("recall", "random")),
+            ("mlp", mlp, ("swiglu", "gelu")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
@@ -102,12 +111,18 @@ class HCAM(nn.Module):
             gradient_window,
         )
         self.local_norm, self.chunk_norm, self.mlp_norm = (nn.LayerNorm(d_model) for _ in range(3))
-        projections = ChunkAttentionWeights(*(_projection(d_model) for _ in ChunkAttentionWeights._fields))
-        self.chunk_weights = nn.ParameterDict(projections._asdict())
+        projections = {name: _projection(d_model) for name in ChunkAttentionWeights._fields}
+        if start == "recall":
+            with torch.no_grad():
+                projections["router_key"].copy_(projections["router_query"])
+                projections["key"].copy_(projections["query"])
+                nn.init.eye_(projections["value"])
+                nn.init.eye_(projections["output"])
+        self.chunk_weights = nn.ParameterDict(projections)
         pooling = torch.full((chunk_size, d_model), 1 / chunk_size)
         self.pooling = nn.Parameter(pooling) if summary == "learned" else None
         self.age_keys = nn.Parameter(torch.zeros(AGE_BUCKETS, d_model)) if chunk_age else None
-        self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
+        self.mlp = SwiGLU(d_model) if mlp == "swiglu" else _gelu_mlp(d_model)
 
     def forward(
         self, x: Tensor, state: HCAMState | None = None, *, reset: Tensor | None = None
@@ -192,6 +207,10 @@ class HCAM(nn.Module):
             f"d_model={self.d_model}, num_heads={self.num_heads}, chunk_size={self.chunk_size}, top_k={self.top_k}, "
             f"num_chunks={self.num_chunks}, reset_memory={'episode' if self.within_episode else 'never'!r}"
         )
+
+
+def _gelu_mlp(d_model: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
 
 
 def _projection(d_model: int) -> nn.Parameter:

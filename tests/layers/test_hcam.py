@@ -44,6 +44,7 @@ OPTIONS = {
     "single steps": {"chunk_size": 1, "num_chunks": 4},
     "learned, age": {"reset_memory": "never", "summary": "learned", "chunk_age": True},
     "window gradients": {"gradient_window": True, "summary": "learned"},
+    "as released": {"start": "random", "mlp": "gelu"},
 }
 
 
@@ -230,6 +231,18 @@ def test_learned_summaries_start_as_the_mean():
     torch.testing.assert_close(learned(x, reset=reset)[0], mean(x, reset=reset)[0])
 
 
+@pytest.mark.parametrize(("start", "at_least", "at_most"), [("recall", 0.9, 1.0), ("random", 0.0, 0.5)])
+def test_a_layer_that_recalls_reads_what_is_most_like_the_query_before_it_learns(start, at_least, at_most):
+    torch.manual_seed(0)
+    layer = HCAM(64, 4, chunk_size=3, top_k=1, num_chunks=6, local_window=3, start=start)
+    torch.nn.init.zeros_(layer.local.out_proj.weight)
+    x, which = torch.randn(200, 19, 64), torch.randint(0, 6, (200,))
+    x[:, 18] = x[torch.arange(200), 3 * which]
+    first = layer.reads(x).first[:, 18, 0]
+    found = (first == 18 - 3 * which).double().mean().item()
+    assert at_least <= found <= at_most
+
+
 def test_age_changes_the_choice():
     layer, plain = make(chunk_age=True), make()
     plain.load_state_dict({n: w for n, w in layer.state_dict().items() if n != "age_keys"})
@@ -258,6 +271,8 @@ def test_state_moves_detaches_and_has_a_constant_size():
         ({"chunk_size": 0}, "chunk_size must be an integer of at least 1; got 0"),
         ({"reset_memory": "always"}, "reset_memory must be one of 'episode', 'never'; got 'always'"),
         ({"summary": "max"}, "summary must be one of 'mean', 'learned'; got 'max'"),
+        ({"start": "warm"}, "start must be one of 'recall', 'random'; got 'warm'"),
+        ({"mlp": "relu"}, "mlp must be one of 'swiglu', 'gelu'; got 'relu'"),
     ],
 )
 def test_bad_options(options, message):
