@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from ._checks import check_count, check_flag
+from ._checks import check_amount, check_count, check_flag
 from ._pictures import CUE, GOAL, WALL, blank, paint_vector
 from ._sampling import Floats, Ints, integers, permutations, unit_vectors
 from .base import ALL, Bools, Level, MemoryTask, Observation, Picture, Rows
@@ -40,8 +40,9 @@ class FastBinding(MemoryTask):
     block an object alone and later the places, the end a word and the places.
 
     ## Rewards
-    0.1 for each block solved, 1 for the right object at the end. With k blocks, oracle: 1 + 0.1 k. Uniform actions:
-    (1 + 0.1 k) / `num_pairs`. Success is the right object at the end; without memory of the lesson 1 / `num_pairs`.
+    `block_reward` for each block solved, 1 for the right object at the end. With k blocks, oracle: 1 + 0.1 k. Uniform
+    actions: (1 + 0.1 k) / `num_pairs`. Success is the right object at the end; without memory of the lesson
+    1 / `num_pairs`.
 
     ## Starting State
     Words, objects, blocks, places and the question are uniform.
@@ -54,7 +55,7 @@ class FastBinding(MemoryTask):
     for each episode, instead of k = `num_distractors`. `block_steps=4`: at least 2. `lesson_episodes=1`: episodes that
     one lesson serves. With more than one, only the first of them holds the lesson and the others begin with their
     first block, so that a memory emptied between episodes is at chance there. A lesson ends with an episode that was
-    not played to its end, and with a new seed. `item_dim=16`: at least 2.
+    not played to its end, and with a new seed. `item_dim=16`: at least 2. `block_reward=0.1`: at least 0.
 
     ## References
     Lampinen et al. 2021, Towards mental time travel (arXiv 2105.14039), rapid word learning: trained with at most two
@@ -82,6 +83,7 @@ class FastBinding(MemoryTask):
         block_steps: int = 4,
         lesson_episodes: int = 1,
         item_dim: int = 16,
+        block_reward: float = BLOCK_REWARD,
     ) -> None:
         check_count("num_pairs", num_pairs, 2, len(NAMES))
         check_count("num_distractors", num_distractors, 0)
@@ -89,8 +91,10 @@ class FastBinding(MemoryTask):
         check_count("block_steps", block_steps, 2)
         check_count("lesson_episodes", lesson_episodes, 1)
         check_count("item_dim", item_dim, 2)
+        check_amount("block_reward", block_reward)
         self.num_pairs, self.num_distractors, self.vary_distractors = num_pairs, num_distractors, vary_distractors
         self.block_steps, self.lesson_episodes, self.item_dim = block_steps, lesson_episodes, item_dim
+        self.block_reward = block_reward
         self.max_episode_steps = num_pairs + num_distractors * block_steps + 1
         self.observation_space = Box(-1.0, 1.0, ((2 + num_pairs) * item_dim + 1,), np.float32)
         self.action_space = Discrete(num_pairs)
@@ -146,7 +150,7 @@ class FastBinding(MemoryTask):
         solved = choice & (actions == self.block_answer[self.all_rows, np.clip(block, 0, self.num_distractors)])
         ended = since >= self.question
         success = ended & (actions == self.answer)
-        return np.where(ended, success, BLOCK_REWARD * solved), ended, success
+        return np.where(ended, success, self.block_reward * solved), ended, success
 
     def observe(self, rows: Rows) -> Observation:
         copies, since = self.all_rows[rows], self._since_lesson(rows)

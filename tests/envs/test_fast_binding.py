@@ -123,6 +123,16 @@ def test_wrong_picks_earn_nothing():
     assert rewards == [0] * 8 and info == {"success": False}
 
 
+def test_the_reward_of_blocks_is_a_choice():
+    env = gymnasium.make(ID, num_distractors=2, block_reward=1.0).unwrapped
+    env.reset(seed=0)
+    over, rewards = False, []
+    while not over:
+        _, reward, over, _, info = env.step(env.task.expert()[0])
+        rewards.append(reward)
+    assert sum(rewards) == 3 and rewards.count(1) == 3 and info == {"success": True}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -133,6 +143,7 @@ def test_wrong_picks_earn_nothing():
         {"block_steps": 1},
         {"lesson_episodes": 0},
         {"item_dim": 1},
+        {"block_reward": -1},
     ],
 )
 def test_bad_options(options):
