@@ -104,7 +104,7 @@ def _popgym(name: str, steps: int) -> Task:
 # right shows at once there, so a short horizon leaves out noise only.
 CORRIDOR = PPOSettings(discount=0.8, gae_lambda=0.8)
 # A choice ends all that it has to do with, so nothing later counts. Comparing objects never seen before is learnt from
-# the blocks, if they are worth as much as the question. Where the local attention saw a lesson, chunks would not be used.
+# the blocks, if they are worth as much as the question. If the local attention saw lessons, chunks would not be used.
 BINDING = PPOSettings(rollout_steps=64, discount=0.0, learning_rate=1e-3)
 ITEMS = PolicySettings(chunk_size=4, attention_steps=4)
 TASKS: dict[str, Task] = {
