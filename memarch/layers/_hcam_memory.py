@@ -93,7 +93,6 @@ def collect(
 
     A chunk ends with every C-th step of an episode and, unless `within_episode`, with the episode's last step.
     """
-    batch, time, width = stored.shape
     chunk_size = state.accumulator.shape[1]
     # Place 0 is the step before this window: a reset at its first step ends the chunk that was in progress.
     rows = torch.cat([state.num_pending[:, None], steps.since_reset % chunk_size + 1], 1)
@@ -110,8 +109,7 @@ def collect(
     order = (~ends).to(torch.int8).argsort(dim=1, stable=True)[:, :num_new]
     num_rows = torch.where(ends, rows, 0).gather(1, order)
     history = torch.cat([state.accumulator.to(stored.dtype), stored], 1)
-    index = (order[..., None] + torch.arange(chunk_size, device=order.device)).flatten(1)
-    contents = history.gather(1, index[..., None].expand(-1, -1, width)).view(batch, num_new, chunk_size, width)
+    contents = _take(history, order[..., None] + torch.arange(chunk_size, device=order.device))
     contents = contents * _last_rows(num_rows, chunk_size)[..., None]
     summaries = contents.sum(2) / num_rows.clamp_min(1)[..., None]
     return Candidates(
@@ -139,9 +137,8 @@ def keep_newest(
     summaries, contents, end = candidates.summaries, candidates.contents, candidates.end
     if contents.shape[1] > num_chunks:
         order = (num_rows > 0).to(torch.int8).argsort(dim=1, stable=True)[:, -num_chunks:]
-        wide = order[..., None].expand(-1, -1, stored.shape[-1])
-        num_rows, end, summaries = num_rows.gather(1, order), end.gather(1, order), summaries.gather(1, wide)
-        contents = contents.gather(1, wide[:, :, None].expand(-1, -1, chunk_size, -1))
+        num_rows, end = num_rows.gather(1, order), end.gather(1, order)
+        summaries, contents = _take(summaries, order), _take(contents, order)
     pending = (steps.since_reset[:, -1] + 1) % chunk_size
     history = torch.cat([state.accumulator.to(stored.dtype), stored], 1)[:, -chunk_size:]
     return HCAMState(
@@ -153,6 +150,13 @@ def keep_newest(
         num_pending=pending,
         local=local,
     )
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x `[B, M, ...]` at index `[B, ...]`: whole rows are copied, where `gather` would go number by number."""
+    first = torch.arange(x.shape[0], device=x.device) * x.shape[1]
+    rows = (index.flatten(1) + first[:, None]).flatten()
+    return x.flatten(0, 1).index_select(0, rows).view(*index.shape, *x.shape[2:])
 
 
 def _last_rows(count: Tensor, chunk_size: int) -> Tensor:
