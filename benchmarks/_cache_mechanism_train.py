@@ -49,7 +49,8 @@ class Task:
         return 2 if self.group else 1
 
 
-TASKS = {group: Task(name=group, group=group) for group in GROUPS} | {"multiplication": Task(name="multiplication")}
+TASKS = {group: Task(name=group, group=group) for group in GROUPS}
+TASKS |= {"multiplication": Task(name="multiplication", num_digits=2)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@
                  1 ours makes more steps. The peer is optional: pip install -c constraints.txt -e '.[bench]'.
 --part learning  Passive T-Maze trained in corridors of up to 250 cells, most of them short, and tested in 50, 100 and
                  250; FastBinding trained with at most 2 distractors and tested with up to 20; Ballet with two dancers
-                 (symbolic); PairedInference; three easy tasks of POPGym (the extra bench again). Every memory gets the
-                 same steps, sizes and settings, and is then tested on seeds that no training uses. GTrXL's attention
-                 sees a whole episode; HCAM's the last 32 steps, and chunks. Sizes and settings are data:
+                 (symbolic); PairedInference trained on pairs as they were shown, and tested on those and on pairs to be
+                 inferred; three easy tasks of POPGym (the extra bench again). Every memory gets the same steps, sizes
+                 and settings, and is then tested on seeds that no training uses. GTrXL's attention sees a whole
+                 episode; HCAM's the last 4 to 32 steps, and chunks. Sizes and settings are data:
                  benchmarks/_agents_tasks.py. --preset gpu takes sizes for a GPU, and adds Ballet with eight dancers in
                  pixels.
 
