@@ -10,7 +10,7 @@ import pytest
 
 import memarch_envs
 from benchmarks import _agents_speed as speed
-from benchmarks import agents, plot
+from benchmarks import agents, hcam_start, plot
 from benchmarks._agents_learning import interval_text, summary
 from benchmarks._agents_tasks import MEMORIES, PRESETS, TASKS, Task, tasks_of
 from benchmarks._harness import read_rows
@@ -130,3 +130,24 @@ def test_speeds_and_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(rows[1].settings)["version"] == "1.2.3"
     text = speed.summary(rows, [ours, theirs])
     assert "10.0x [5.0, 20.0]" in text and "10x reached" in text and "1,200" in text
+
+
+def test_starts_of_hcam_write_rows_and_are_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "hcam_start.csv"
+    hcam_start.main(["--quick", "--results", str(path)])
+    rows = read_rows(path)
+    scores = [r for r in rows if r["metric"] != hcam_start.TIME]
+    assert {r["arm"] for r in rows} == set(hcam_start.ARMS) and len(rows) == len(hcam_start.ARMS) * 6
+    assert all(0 <= float(r["value"]) <= 1 for r in scores)
+    capsys.readouterr()
+    hcam_start.main(["--quick", "--results", str(path), "--reuse", "any"])
+    assert "seed 0:" not in capsys.readouterr().out and read_rows(path) == rows
+
+
+def test_lessons_are_the_oracle_s_choices_where_there_is_one() -> None:
+    lessons = hcam_start.Lessons(hcam_start.Sizes(num_envs=4), seed=0)
+    for _ in range(3):
+        _, reset, _, choice, question = lessons.window()
+        assert question.any() and bool((choice | ~question).all()) and not bool((reset & question).any())
+        # The step after a question only begins the next episode, whose first step comes then.
+        assert bool(reset[:, 2:][question[:, :-2]].all())
