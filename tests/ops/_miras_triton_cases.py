@@ -17,8 +17,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OVERFLOW = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
 """A sigmoid of a very negative number is 1 / (1 + inf) = 0, as meant; numpy, which interprets it, warns."""
 
-FACTOR, FLOOR = 6.0, 3e-6
-"""Errors against the float64 reference may be this multiple of the torch path's at the same dtype, or this small."""
+FACTOR, FLOOR = 12.0, 2e-5
+"""Errors against the float64 reference may be this multiple of the torch path's at the same dtype, or this small.
+
+The interpreter multiplies with numpy, whose rounding depends on the processor: over OpenBLAS's and numpy's paths
+(Haswell, SkylakeX, neither of their vector units) the same gradients are off by 4e-7 to 5e-5.
+"""
 
 
 def to_device(inputs: MirasInputs, dtype: torch.dtype, *, requires_grad: bool) -> MirasInputs:
