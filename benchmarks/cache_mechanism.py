@@ -12,8 +12,8 @@ Regimes, of a two-layer Llama from scratch
           lora (of the processor's size; needs peft), and the same from pause on. State tracking only.
 
 Each rewriting takes the newest four entries, which are this line's and the last one's, and of earlier ones those
-attended to most. Where only this line's are sure to be taken (--window step), the state of the last line is read only
-if attention happens to select it.
+attended to most. With --window step only this line's are sure to be taken; attention then has to select the entry that
+holds the state of the last line.
 
 Of a trained processor the scores "random rewrite" are those with changes of the same size in directions by lot.
 
