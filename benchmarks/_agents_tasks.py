@@ -25,6 +25,7 @@ class Task:
         tests: name of a test -> options that differ there. All tests use seeds that no training does.
         measure: what is compared: "success", or "total_reward" where the environment does not tell.
         steps: of all environments together.
+        gpu_steps: as many on a GPU; 0: eight times `steps`.
         num_envs: environments side by side.
         policy, settings: sizes and training, the same for every memory; the seed is set for each run.
         episode_steps: of the longest episode in a test. GTrXL's attention sees as many, so that it can reach all of it;
@@ -39,6 +40,7 @@ class Task:
     tests: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     measure: Measure = "success"
     steps: int = 500_000
+    gpu_steps: int = 0
     num_envs: int = 16
     policy: PolicySettings = field(default_factory=PolicySettings)
     settings: PPOSettings = field(default_factory=PPOSettings)
@@ -87,13 +89,13 @@ class Task:
         }
 
 
-def _popgym(name: str, steps: int) -> Task:
+def _popgym(name: str) -> Task:
     """What an action was worth shows at once in these three, too."""
     return Task(
         name,
         f"popgym:popgym-{name}-v0",
         measure="total_reward",
-        steps=steps,
+        steps=300_000,
         settings=PPOSettings(discount=0.8, gae_lambda=0.8),
         episode_steps=104,
         package="popgym",
@@ -137,6 +139,8 @@ TASKS: dict[str, Task] = {
             "memarch/Ballet-v0",
             {"num_dancers": 2, "delay": 16},
             steps=500_000,
+            # One reward an episode of 70 steps, and supervised it takes 40,000 episodes to begin to tell two dancers.
+            gpu_steps=40_000_000,
             settings=PPOSettings(rollout_steps=128, discount=0.9, learning_rate=1e-3, entropy_weight=0.05),
             num_envs=32,
             episode_steps=96,
@@ -152,15 +156,11 @@ TASKS: dict[str, Task] = {
             policy=replace(ITEMS, attention_steps=16),
             settings=BINDING,
         ),
-        _popgym("RepeatPreviousEasy", 300_000),
-        _popgym("AutoencodeEasy", 300_000),
-        _popgym("ConcentrationEasy", 300_000),
+        _popgym("RepeatPreviousEasy"),
+        _popgym("AutoencodeEasy"),
+        _popgym("ConcentrationEasy"),
     )
 }
-
-
-# One reward an episode of 70 steps: which of two dancers it is takes a supervised layer some 40,000 episodes to tell.
-BALLET_STEPS = 40_000_000
 
 
 def gpu_tasks() -> dict[str, Task]:
@@ -170,7 +170,7 @@ def gpu_tasks() -> dict[str, Task]:
         name: replace(
             task,
             num_envs=128,
-            steps=BALLET_STEPS if name == "ballet2" else 8 * task.steps,
+            steps=task.gpu_steps or 8 * task.steps,
             policy=replace(wide, chunk_size=task.policy.chunk_size, attention_steps=task.policy.attention_steps),
             settings=replace(task.settings, num_minibatches=8, learning_rate=3e-4, mixed_precision=True),
         )

@@ -177,8 +177,10 @@ def main(arguments: list[str] | None = None) -> None:
                 start = time.perf_counter()
                 found = train_run(arm, sizes, seed)
                 found |= {TIME: time.perf_counter() - start}
-                units = {TIME: "s"}
-                rows = [single_run(NAME, arm, m, v, unit=units.get(m, ""), settings=settings) for m, v in found.items()]
+                rows = [
+                    single_run(NAME, arm, m, v, unit="s" if m == TIME else "", settings=settings)
+                    for m, v in found.items()
+                ]
                 if path is not None:
                     append_rows(path, rows)
                 shown = "  ".join(f"{metric} {value:.3f}" for metric, value in found.items() if metric != TIME)
