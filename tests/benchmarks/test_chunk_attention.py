@@ -1,3 +1,4 @@
+import argparse
 import json
 
 import pytest
@@ -57,16 +58,16 @@ def test_quick_run_writes_rows_where_told(tmp_path, capsys, monkeypatch):
         benchmark.main(["--quick", "--only", "T=7", "--arms", "ours"])
 
 
-def test_peak_memory_of_a_fresh_process(capsys, monkeypatch):
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+def test_peak_memory_of_a_fresh_process():
+    """In processes of their own: here, memory that earlier tests freed would be used again and hide the growth."""
     size = arms.Size(B=2, T=64, M=8, C=32, D=64)
-    peaks = {}
-    for arm in ("released", "ours"):
-        task = {"arm": arm, "size": size.text(), "which": "forward+backward", "threads": 1}
-        benchmark.measure_memory(json.dumps(task))
-        peaks[arm] = json.loads(capsys.readouterr().out)["bytes"]
+    options = argparse.Namespace(threads=1)
+    rows = benchmark.fresh_peaks(size, "forward+backward", ["released", "ours", "flex"], options)
+    assert [(r.arm, r.metric) for r in rows] == [(a, "forward+backward peak memory") for a in ("released", "ours")]
+    released, ours = rows
     # Rows of 8 MiB, their keys and values are gathered for every query, and kept.
-    assert peaks["released"] > 16 * 2**20 and peaks["released"] > peaks["ours"]
+    assert released.value > 16 and released.value > ours.value
+    assert ours.ratio == pytest.approx(released.value / ours.value)
 
 
 def test_aims_by_hand():
