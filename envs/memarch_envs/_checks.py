@@ -25,6 +25,13 @@ def check_amount(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is a number in [0, 1]."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+
+
 def check_flag(name: str, value: bool) -> None:
     """Raise ValueError unless `value` is True or False."""
     if not isinstance(value, bool | np.bool_):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from ._checks import check_count
+from ._checks import check_count, check_share
 from ._dances import COMPASS, DANCE_STEPS, DANCES, MOVES, offsets
 from ._pictures import AGENT, HUES, WALL, WHITE, blank
 from ._sampling import Floats, Ints, integers, permutations
@@ -47,7 +47,9 @@ class Ballet(MemoryTask):
     `num_dancers` (15 + `delay`) + 3 steps.
 
     ## Arguments
-    `num_dancers=2`: 1 to 8. `delay=16`: steps between dances, and after the last, 1 to 100.
+    `num_dancers=2`: 1 to 8. `delay=16`: steps between dances, and after the last, 1 to 100. `named_share=0.0`: an
+    episode names each dance while it is danced with that probability. Such lessons teach a player to keep and find
+    dances before it knows them, and are meant for training only.
 
     ## References
     Lampinen et al. 2021, Towards mental time travel (arXiv 2105.14039), and the environment released with it, which
@@ -64,15 +66,17 @@ class Ballet(MemoryTask):
         for (n, d), mean in RANDOM_RETURNS.items()
     )
 
-    def __init__(self, num_envs: int, *, num_dancers: int = 2, delay: int = 16) -> None:
+    def __init__(self, num_envs: int, *, num_dancers: int = 2, delay: int = 16, named_share: float = 0.0) -> None:
         check_count("num_dancers", num_dancers, 1, NUM_HOMES)
         check_count("delay", delay, 1, 100)
+        check_share("named_share", named_share)
+        self.named_share = named_share
         self.num_dancers, self.period = num_dancers, DANCE_STEPS - 1 + delay
         self.instruction = num_dancers * self.period
         self.max_episode_steps = 320 if delay <= 16 else 1024
         self.observation_space = Box(-1.0, 1.0, (NUM_HOMES * FEATURES + 2 + len(NAMES),), np.float32)
         self.action_space = Discrete(8)
-        self.num_draws = NUM_HOMES + NUM_DANCES + NUM_COLOURS + NUM_SHAPES + 1
+        self.num_draws = NUM_HOMES + NUM_DANCES + NUM_COLOURS + NUM_SHAPES + 1 + (named_share > 0)
         self.offsets = offsets()
         # Which dancer stands at each cell of the room, -1 for nobody; never moves in the choice phase.
         self.board: Ints = np.full((num_envs, ROOM, ROOM), -1, dtype=np.int64)
@@ -81,6 +85,7 @@ class Ballet(MemoryTask):
         self.colour: Ints = np.zeros((num_envs, num_dancers), dtype=np.int64)
         self.shape: Ints = np.zeros((num_envs, num_dancers), dtype=np.int64)
         self.target: Ints = np.zeros(num_envs, dtype=np.int64)
+        self.named = np.zeros(num_envs, dtype=np.bool_)
         self.agent: Ints = np.full((num_envs, 2), CENTRE, dtype=np.int64)
         self.still = np.zeros((num_envs, NUM_HOMES * FEATURES + 2 + len(NAMES)), dtype=np.float32)
         super().__init__(num_envs)
@@ -92,6 +97,7 @@ class Ballet(MemoryTask):
         self.home[which], self.dance[which] = home, dance
         self.colour[which], self.shape[which] = colour, shape
         self.target[which] = integers(last[:, 0], self.num_dancers)
+        self.named[which] = last[:, -1] < self.named_share
         self.agent[which] = CENTRE
         self.board[which] = -1
         cells = HOMES[home]
@@ -134,7 +140,7 @@ class Ballet(MemoryTask):
         picture[[0, -1]], picture[:, [0, -1]] = WALL, WALL
         for who, (row, column) in enumerate(self._places(index)):
             picture[row, column] = HUES[who]
-        picture[tuple(self.agent[index])] = WHITE if self._word(np.array([index]))[0] else AGENT
+        picture[tuple(self.agent[index])] = WHITE if self.t[index] >= self.instruction else AGENT
         return picture
 
     def text(self, index: int) -> str:
@@ -163,7 +169,10 @@ class Ballet(MemoryTask):
 
     def _word(self, rows: Rows) -> Ints:
         copies = self.all_rows[rows]
-        return np.where(self.t[rows] < self.instruction, 0, 1 + self.dance[copies, self.target[rows]])
+        word = np.where(self.t[rows] < self.instruction, 0, 1 + self.dance[copies, self.target[rows]])
+        some, who, _ = self._dancing(rows)
+        word[some] = np.where(self.named[rows][some], 1 + self.dance[copies[some], who], 0)
+        return word
 
     def _places(self, index: int) -> Ints:
         places = HOMES[self.home[index]].copy()

@@ -39,7 +39,8 @@ class BalletPixels(Ballet):
     `num_dancers` (15 + `delay`) + 3 steps.
 
     ## Arguments
-    `num_dancers=2`: 1 to 8. `delay=16`: steps between dances, and after the last, 1 to 100.
+    `num_dancers=2`: 1 to 8. `delay=16`: steps between dances, and after the last, 1 to 100. `named_share=0.0`: an
+    episode names each dance while it is danced with that probability, for training.
 
     ## References
     Lampinen et al. 2021, Towards mental time travel (arXiv 2105.14039), and the environment released with it, whose
@@ -51,8 +52,8 @@ class BalletPixels(Ballet):
 
     summary = "Ballet in pixels: watch dancers perform, then walk to the one whose dance is named"
 
-    def __init__(self, num_envs: int, *, num_dancers: int = 2, delay: int = 16) -> None:
-        super().__init__(num_envs, num_dancers=num_dancers, delay=delay)
+    def __init__(self, num_envs: int, *, num_dancers: int = 2, delay: int = 16, named_share: float = 0.0) -> None:
+        super().__init__(num_envs, num_dancers=num_dancers, delay=delay, named_share=named_share)
         image = Box(0, 255, (VIEW_PIXELS, VIEW_PIXELS, 3), np.uint8)
         self.observation_space = Dict({"image": image, "word": Discrete(len(NAMES))})
         self.sprites, self.empty_rooms = sprites(), views()

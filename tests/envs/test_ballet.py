@@ -75,7 +75,31 @@ def test_walls_stop_and_wrong_dancers_end():
     assert [env.step(walk[0])[1:] for _ in range(3)][-1] == (0.0, True, False, {"success": False})
 
 
-@pytest.mark.parametrize("options", [{"num_dancers": 9}, {"delay": 0}])
+def test_dances_are_named_in_a_share_of_episodes():
+    """Only while they are danced, by the right word, in about as many episodes as asked for; nothing else changes."""
+    plain, some, all_named = (
+        gymnasium.make_vec(ID, num_envs=200, delay=2, autoreset_mode="SameStep", **options)
+        for options in ({}, {"named_share": 0.25}, {"named_share": 1.0})
+    )
+    words = {}
+    for env in (plain, some, all_named):
+        seen = [env.reset(seed=3)[0]] + [env.step(np.zeros(200, dtype=np.int64))[0] for _ in range(2 * 17)]
+        words[env] = np.stack(seen)[..., 42:].argmax(-1)
+    assert (words[plain][:-1] == 0).all() and (words[plain][-1] > 0).all()
+    dance = 1 + all_named.task.dance
+    right = np.concatenate([np.repeat(dance[None, :, k], 16 + 1, axis=0) for k in range(2)])
+    right[[16, 33]] = 0
+    assert (words[all_named][:-1] == right).all()
+    assert (words[all_named][-1] == dance[np.arange(200), all_named.task.target]).all()
+    named = (words[some][:-1] > 0).any(axis=0)
+    assert 0.15 < named.mean() < 0.35
+    assert ((words[some][:-1] > 0) == (right > 0) * named).all()
+    assert (words[some][-1] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_dancers": 9}, {"delay": 0}, {"named_share": 1.5}, {"named_share": True}, {"named_share": "half"}]
+)
 def test_bad_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         gymnasium.make(ID, **options)
