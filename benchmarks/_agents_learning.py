@@ -7,14 +7,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
 from benchmarks._agents_tasks import Task
 from benchmarks._harness import Row, machine, read_rows, settings_text, single_run, table
-from memarch.agents import PPO, AgentCallback, AgentReport, bootstrap_interval
+from memarch.agents import PPO, AgentCallback, AgentReport, PolicySettings, bootstrap_interval
 
 NAME = "agents"
 CURVE_POINTS = 40
@@ -112,6 +112,8 @@ def finished(path: Path, *, reuse: str) -> dict[tuple[str, str], dict[str, dict[
         if settings.get("part") == "speed":
             continue
         test = settings.pop("test", "")
+        # Older rows lack what could not be chosen then, and was as it is by default now.
+        settings["policy"] = {**asdict(PolicySettings()), **settings["policy"]}
         key = (row["arm"], settings_text(settings))
         if row["metric"] == TIME:
             whole.add(key)

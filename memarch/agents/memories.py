@@ -70,6 +70,7 @@ def build_memory(memory: str | nn.Module, settings: PolicySettings) -> nn.Module
             window_tokens=settings.attention_steps,
             reset_memory=settings.reset_memory,
             gradient_window=settings.gradient_window,
+            chunk_summary=settings.chunk_summary,
         )
         for _ in range(settings.num_layers)
     ]

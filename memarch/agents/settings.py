@@ -23,6 +23,7 @@ class PolicySettings(FromJson):
         attention_steps: last steps that the attention of "hcam" and "gtrxl" sees.
         reset_memory: "episode", or "never": "hcam" keeps chunks of earlier episodes.
         gradient_window: "hcam" learns what to store from what later steps of the same window make of it.
+        chunk_summary: what "hcam" finds a chunk by: "mean" of its steps, or "learned", for chunks that differ in order.
 
     Raises:
         ValueError: a value out of range; the message names it.
@@ -37,12 +38,15 @@ class PolicySettings(FromJson):
     attention_steps: int = 32
     reset_memory: Literal["episode", "never"] = "episode"
     gradient_window: bool = True
+    chunk_summary: Literal["mean", "learned"] = "mean"
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_layers", "num_heads", "chunk_size", "top_k", "num_chunks", "attention_steps"):
             _check_count(name, getattr(self, name), 1)
         if self.reset_memory not in ("episode", "never"):
             raise ValueError(f"reset_memory must be 'episode' or 'never'; got {self.reset_memory!r}")
+        if self.chunk_summary not in ("mean", "learned"):
+            raise ValueError(f"chunk_summary must be 'mean' or 'learned'; got {self.chunk_summary!r}")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def train_agent(
     chunk_size: Annotated[int, typer.Option(help="Steps of a chunk (hcam, Miras).")] = 16,
     top_k: Annotated[int, typer.Option(help="Chunks read at a step (hcam).")] = 4,
     num_chunks: Annotated[int, typer.Option(help="Chunks kept (hcam).")] = 32,
+    chunk_summary: Annotated[str, typer.Option(help="What a chunk is found by: mean, or learned (hcam).")] = "mean",
     attention_steps: Annotated[int, typer.Option(help="Last steps that attention sees (hcam, gtrxl).")] = 32,
     keep_memory: Annotated[bool, typer.Option("--keep-memory", help="Chunks outlive their episode (hcam).")] = False,
     rollout_steps: Annotated[int, typer.Option(help="Steps of each environment between updates.")] = 128,
@@ -95,6 +96,7 @@ def train_agent(
             num_chunks=num_chunks,
             attention_steps=attention_steps,
             reset_memory="never" if keep_memory else "episode",
+            chunk_summary=chunk_summary,  # type: ignore[arg-type]  # checked there
         )
         options = read_options(None, None, option or [])
     run_dir = out or Path("runs") / f"agent-{_slug(env)}-{memory}"

@@ -28,6 +28,7 @@ def build_episodic_memory(
     window_tokens: int = 32,
     reset_memory: Literal["episode", "never"] = "episode",
     gradient_window: bool = False,
+    chunk_summary: Literal["mean", "learned"] = "mean",
 ) -> nn.Module:
     """A layer from x `[B, T, d_model]` and reset `[B, T]` to y `[B, T, d_model]`.
 
@@ -36,7 +37,7 @@ def build_episodic_memory(
         d_model: width of the input and output.
         num_heads: heads ("gru", "lstm" and "trace" have none).
         chunk_size: steps of a chunk, of "hcam" and of Miras points.
-        top_k, num_chunks, reset_memory, gradient_window: of "hcam".
+        top_k, num_chunks, reset_memory, gradient_window, chunk_summary: of "hcam".
         window_tokens: steps seen by the attention of "hcam" and "gtrxl".
 
     Raises:
@@ -52,6 +53,7 @@ def build_episodic_memory(
             local_window=window_tokens,
             reset_memory=reset_memory,
             gradient_window=gradient_window,
+            summary=chunk_summary,
         )
     if name == "gtrxl":
         return GTrXL(d_model, num_heads, window_tokens=window_tokens)

@@ -22,9 +22,11 @@ def test_every_name_builds_as_many_layers_as_asked_for(name: str) -> None:
 
 
 def test_sizes_reach_hcam() -> None:
-    layer = build_memory("hcam", PolicySettings(**{**vars(SIZES), "reset_memory": "never"})).layers[0]
+    sizes = PolicySettings(**{**vars(SIZES), "reset_memory": "never", "chunk_summary": "learned"})
+    layer = build_memory("hcam", sizes).layers[0]
     assert (layer.chunk_size, layer.top_k, layer.num_chunks, layer.local.window_tokens) == (3, 2, 4, 4)
-    assert layer.gradient_window and not layer.within_episode
+    assert layer.gradient_window and not layer.within_episode and layer.pooling is not None
+    assert build_memory("hcam", SIZES).layers[0].pooling is None
 
 
 def test_a_module_is_taken_if_it_keeps_to_the_call() -> None:

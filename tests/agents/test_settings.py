@@ -32,6 +32,8 @@ def test_bad_sizes() -> None:
         PolicySettings(num_layers=1.5)
     with pytest.raises(ValueError, match="reset_memory must be 'episode' or 'never'; got 'always'"):
         PolicySettings(reset_memory="always")
+    with pytest.raises(ValueError, match="chunk_summary must be 'mean' or 'learned'; got 'max'"):
+        PolicySettings(chunk_summary="max")
 
 
 def test_json_and_back() -> None:
