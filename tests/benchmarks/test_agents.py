@@ -47,6 +47,20 @@ def test_learning_writes_rows_and_does_not_repeat_a_finished_run(
     assert axis.get_title() == "fast-binding" and [line.get_label() for line in axis.get_lines()] == ["gru", "hcam"]
 
 
+def test_rows_from_before_a_setting_existed_count_with_its_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "agents.csv"
+    command = [*QUICK[:-1], "--results", str(path), "--reuse", "any"]
+    agents.main(command)
+    text = path.read_text(encoding="utf-8")
+    assert '""chunk_summary"": ""mean"", ' in text
+    path.write_text(text.replace('""chunk_summary"": ""mean"", ', ""), encoding="utf-8")
+    capsys.readouterr()
+    agents.main(command)
+    assert "[1/1]" not in capsys.readouterr().out
+
+
 def test_a_run_that_was_cut_short_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "agents.csv"
     command = [*QUICK[:-1], "--results", str(path), "--reuse", "any"]
