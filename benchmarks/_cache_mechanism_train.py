@@ -58,7 +58,7 @@ class Budget:
     """What every arm gets alike; `steps` with the arm, in the regime "frozen" after as many of the backbone alone.
 
     window: four entries are this line's and the last one's, so that the state, which a rewriting leaves in the newest
-    entry, is always among what the next one reads. With "step" it is there only if attention happens to select it.
+    entry, is always among what the next one reads. It does not need that: with "step" attention selects the state.
     """
 
     steps: int = 300
