@@ -80,10 +80,12 @@ def read_config(directory: Path) -> AgentConfig:
         raise ValueError(
             f"{path} does not describe an agent: expected the directory of `memarch train agent` or save()"
         )
+    # Agents saved before it could be chosen have the mean.
+    policy = {"chunk_summary": "mean", **value["policy"]}
     return AgentConfig(
         **{
             **value,
-            "policy": PolicySettings.from_json(value["policy"], source=str(path)),
+            "policy": PolicySettings.from_json(policy, source=str(path)),
             "observation_space": space_from_json(value["observation_space"]),
             "action_space": space_from_json(value["action_space"]),
         }

@@ -91,6 +91,20 @@ def test_damage_is_named(tmp_path: Path) -> None:
         PPO.load(tmp_path, env=Counter)
 
 
+def test_an_agent_saved_before_chunk_summary_loads(tmp_path: Path) -> None:
+    saved = agent(memory="hcam")
+    saved.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["policy"].pop("chunk_summary") == "mean"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = PPO.load(tmp_path, env=Counter)
+    assert loaded.policy.memory.layers[0].pooling is None
+    del config["policy"]["d_model"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="config.json: expected the settings"):
+        PPO.load(tmp_path, env=Counter)
+
+
 def test_nothing_is_pickled(tmp_path: Path) -> None:
     agent(out_dir=tmp_path).learn(48)
     suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
