@@ -20,15 +20,13 @@ def check_count(name: str, value: int, least: int, most: int | None = None) -> N
 
 def check_amount(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number, at least 0."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf"):
+    if not _is_number(value) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")
 
 
 def check_share(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a number in [0, 1]."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1:
+    if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
 
 
@@ -65,3 +63,7 @@ def check_actions(actions: object, num_envs: int, num_actions: int) -> NDArray[n
             f"actions must be in 0..{num_actions - 1}, got {wrong}; action_space.sample() gives valid ones"
         )
     return array.astype(np.int64, copy=False)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

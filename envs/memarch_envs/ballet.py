@@ -126,7 +126,7 @@ class Ballet(MemoryTask):
         out[some, place + 1], out[some, place + 2] = step[:, 0], step[:, 1]
         tail = NUM_HOMES * FEATURES
         out[:, tail : tail + 2] = (self.agent[rows] - CENTRE) / CENTRE
-        word = self._word(rows)
+        word = self._word(rows, some, who)
         out[np.arange(word.size), tail + 2 + word] = 1
         return out
 
@@ -157,7 +157,9 @@ class Ballet(MemoryTask):
             room[row, column] = name
         room[tuple(self.agent[index])] = "A"
         lines = ["".join(line) for line in room]
-        return "\n".join([*lines, f"step {self.t[index]}: {NAMES[self._word(np.array([index]))[0]]}"])
+        rows = np.array([index])
+        some, who, _ = self._dancing(rows)
+        return "\n".join([*lines, f"step {self.t[index]}: {NAMES[self._word(rows, some, who)[0]]}"])
 
     def _dancing(self, rows: Rows) -> tuple[Ints, Ints, Ints]:
         """Which of `rows` have a dancer who moves now [n], who it is [n], and where it is from its home [n, 2]."""
@@ -167,10 +169,10 @@ class Ballet(MemoryTask):
         who = turn[some]
         return some, who, self.offsets[self.dance[self.all_rows[rows][some], who], move[some]]
 
-    def _word(self, rows: Rows) -> Ints:
+    def _word(self, rows: Rows, some: Ints, who: Ints) -> Ints:
+        """What each of `rows` is told [n], while in `some` of them dancer `who` moves."""
         copies = self.all_rows[rows]
         word = np.where(self.t[rows] < self.instruction, 0, 1 + self.dance[copies, self.target[rows]])
-        some, who, _ = self._dancing(rows)
         word[some] = np.where(self.named[rows][some], 1 + self.dance[copies[some], who], 0)
         return word
 

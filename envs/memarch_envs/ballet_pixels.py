@@ -74,7 +74,7 @@ class BalletPixels(Ballet):
         row, dancer = np.nonzero(((place >= 0) & (place < VIEW_CELLS)).all(axis=2))
         at = place[row, dancer]
         cells[row, at[:, 0], :, at[:, 1]] = self.sprite[copies[row], dancer]
-        return {"image": image, "word": self._word(rows)}
+        return {"image": image, "word": self._word(rows, some, who)}
 
     def cells(self, index: int) -> Picture:
         seen = self.observe(np.array([index]))
