@@ -107,9 +107,9 @@ CORRIDOR = PPOSettings(discount=0.8, gae_lambda=0.8)
 # the blocks, if they are worth as much as the question. If the local attention saw lessons, chunks would not be used.
 BINDING = PPOSettings(rollout_steps=64, discount=0.0, learning_rate=1e-3)
 ITEMS = PolicySettings(chunk_size=4, attention_steps=4)
-# One choice in an episode of 66 steps: a minibatch of less than 60 episodes is noise. Half of the episodes name the
-# dances, or all memories stay at chance: what to look for is learnt first, and then how to find it without names.
-# Dances differ in their order: in half as many episodes HCAM finds them by a learned summary than by the mean.
+# One choice in an episode of 66 steps, so minibatches are of 60 episodes. Half of the episodes name the dances: what to
+# look for is learnt first, and then how to find it without names. Most dances have the same mean place: by a learned
+# summary HCAM finds them after about half as many episodes as by the mean.
 DANCES = PPOSettings(discount=0.9, gae_lambda=0.9, learning_rate=1e-3, entropy_weight=0.02)
 TASKS: dict[str, Task] = {
     task.name: task
